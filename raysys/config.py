@@ -1,0 +1,139 @@
+"""YAML + dotted overrides → frozen, validated config objects. All mistakes are reported at once.
+
+Precedence, once: field defaults < YAML file < `key.sub=value` on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raysys.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every config object: immutable, unknown keys refused, no silent "3" → 3. Document fields with Field()."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load(cls: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read `path` (YAML; None = defaults only), apply `a.b=value` overrides (YAML values), validate as `cls`.
+
+    Raises InputError listing every unknown key and wrong value with file, key, value and what is allowed.
+    """
+    data = {} if path is None else read_yaml(path)
+    origin = str(path) if path is not None else "defaults"
+    overridden = set()
+    for override in overrides:
+        overridden.add(_apply(data, override))
+    return validate(cls, data, origin, overridden)
+
+
+def validate(cls: type[C], data: dict[str, Any], origin: str, overridden: Sequence[str] | set[str] = ()) -> C:
+    """`data` as a `cls`; `origin` names the file in messages, `overridden` the keys that came from the command line."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as exc:
+        lines = [_explain(cls, e, origin, set(overridden)) for e in exc.errors()]
+        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration of {cls.__name__}"
+        raise InputError(count + "".join(f"\n  - {line}" for line in lines), "correct the keys above") from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, as it is saved in the run folder."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file; InputError when it is missing, not YAML or not a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"config file {path} does not exist", "give the path of a YAML file with --config")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise InputError(f"config file {path} is not YAML: {exc}", "correct the syntax at that place") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"config file {path} holds a {type(data).__name__}, not a mapping", "write `key: value` lines")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> str:
+    """Set one `a.b.0.c=value` in nested data (numbers index lists); return the dotted key."""
+    key, sep, text = override.partition("=")
+    if not sep or not key.strip():
+        raise InputError(f"override {override!r} is not key=value", "write for example training.max_steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise InputError(f"override {override!r}: the value is not YAML ({exc})", "quote it") from None
+    parts = key.strip().split(".")
+    node: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(node, list):
+            node = node[_list_index(node, part, override)]
+        else:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, (dict, list)):
+            raise InputError(
+                f"override {override!r}: {'.'.join(parts[: depth + 1])} is {node!r}, not a section",
+                "shorten the key",
+            )
+    if isinstance(node, list):
+        node[_list_index(node, parts[-1], override)] = value
+    else:
+        node[parts[-1]] = value
+    return key.strip()
+
+
+def _list_index(node: list, part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise InputError(f"override {override!r}: {part!r} is no index of a list of {len(node)}", "use 0, 1, …")
+    return int(part)
+
+
+def _explain(cls: type[BaseModel], error: dict[str, Any], origin: str, overridden: set[str]) -> str:
+    loc = [str(p) for p in error["loc"]]
+    key = ".".join(loc)
+    place = "command line" if key in overridden else origin
+    if error["type"] == "extra_forbidden":
+        allowed = _field_names(cls, error["loc"][:-1])
+        close = difflib.get_close_matches(loc[-1], allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{place}: {key}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}"
+    value = "" if error["type"] == "missing" else f" = {error['input']!r}"
+    return f"{place}: {key}{value}: {error['msg']}"
+
+
+def _field_names(cls: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The fields of the (nested) model at `loc`."""
+    current: Any = cls
+    for part in loc:
+        fields = getattr(current, "model_fields", {})
+        current = _model_in(fields[part].annotation) if part in fields else _model_in(current)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The config class inside `X | None`, `list[X]`, `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is not None or isinstance(annotation, UnionType) or annotation is Union:
+        for arg in get_args(annotation):
+            if (found := _model_in(arg)) is not None:
+                return found
+    return None
