@@ -1,0 +1,23 @@
+"""The embedded image domain: seeded drawn scenes with ground truth, captions by grammar, demo shards (DESIGN §6)."""
+
+from raysys.scenes.captions import HAZARD_WORDS, LANGUAGES, caption
+from raysys.scenes.drawing import draw
+from raysys.scenes.patterns import FUSION_CLASSES, PatternScene, sample_class_scene
+from raysys.scenes.scene import PALETTE, SHAPES, Background, Scene, SceneObject, sample_scene, with_hazard
+
+__all__ = [
+    "FUSION_CLASSES",
+    "HAZARD_WORDS",
+    "LANGUAGES",
+    "PALETTE",
+    "SHAPES",
+    "Background",
+    "PatternScene",
+    "Scene",
+    "SceneObject",
+    "caption",
+    "draw",
+    "sample_class_scene",
+    "sample_scene",
+    "with_hazard",
+]
