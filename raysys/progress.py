@@ -1,0 +1,238 @@
+"""How far a stage is: one live line on a terminal, a line every few seconds in a log, JSON records for plots.
+
+    ingest  1,024/4,096 rows  25 %  312 rows/s  ETA 0:09  rejected 3 error 0
+
+Several stages may report at once (the demo trains two models together): they share the terminal's one live line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from raysys.outcomes import Counts
+
+LOG_INTERVAL_S = 5.0
+LIVE_INTERVAL_S = 0.2
+"""Five redraws a second look live and cost nothing."""
+
+RATE_WINDOW_S = 30.0
+"""The rate is that of the last half minute: a slow start (model loading) does not spoil the ETA for the whole run."""
+
+ETA_MIN_ELAPSED_S = 1.0
+"""Before this, one fast first batch would promise nonsense: no rate and no ETA are shown."""
+
+
+class Progress:
+    """Reports `done` of `total` items of a stage. Thread-safe; use as a context manager or call `close()`.
+
+    Args:
+        stage: name shown first, e.g. "ingest".
+        total: number of items, None when unknown (then neither percentage nor ETA).
+        unit: plural name of an item: "rows", "steps", "images".
+        interval_s: seconds between log lines (not a terminal) and between JSON records.
+        metrics: append one JSON object per interval, and one at the end, to this file.
+        start: items already done by an earlier run; they count in `done` but not in the rate.
+        stream: where lines go (standard error by default, so that standard output stays usable in pipes).
+        clock_s: monotonic clock in seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int | None,
+        unit: str = "items",
+        interval_s: float = LOG_INTERVAL_S,
+        *,
+        metrics: str | Path | None = None,
+        start: int = 0,
+        stream: TextIO | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stage, self.total, self.unit, self.interval_s = stage, total, unit, interval_s
+        self.done = start
+        self._start, self._counts, self._extra = start, None, {}
+        self._clock_s = clock_s
+        self._began_s = self._shown_s = self._recorded_s = clock_s()
+        self._window: deque[tuple[float, int]] = deque([(self._began_s, start)])
+        self._metrics = Path(metrics) if metrics is not None else None
+        self._stream = stream if stream is not None else sys.stderr
+        self._live = _is_terminal(self._stream)
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def update(self, done: int, counts: Counts | None = None, **extra: Any) -> None:
+        """`done` items so far (not: since the last call); `extra` values are shown and recorded, e.g. loss=0.12."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"progress of {self.stage} is closed")
+            now_s = self._clock_s()
+            self.done, self._extra = done, extra
+            self._counts = counts if counts is not None else self._counts
+            self._window.append((now_s, done))
+            # Keep one sample older than the window: it is the one the rate is measured from.
+            while len(self._window) > 2 and self._window[1][0] <= now_s - RATE_WINDOW_S:
+                self._window.popleft()
+            if now_s - self._recorded_s >= self.interval_s:
+                self._record(now_s)
+            if now_s - self._shown_s >= (LIVE_INTERVAL_S if self._live else self.interval_s):
+                self._shown_s = now_s
+                self._show(self.line())
+
+    def close(self, status: str = "done") -> None:
+        """Print the last line with the time taken, write the last record. Closing twice does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            now_s = self._clock_s()
+            self._record(now_s, status)
+            line = self.line(status)
+            if self._live:
+                _LIVE_LINE.finish(self, line, self._stream)
+            else:
+                print(line, file=self._stream, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None):
+        self.close("done" if exc_type is None else "stopped")
+
+    @property
+    def rate(self) -> float | None:
+        """Items per second over the last half minute; None before there is anything to measure."""
+        with self._lock:
+            now_s = self._clock_s()
+            since_s, since_done = self._window[0]
+            if now_s - self._began_s < ETA_MIN_ELAPSED_S or self.done <= self._start:
+                return None
+            return (self.done - since_done) / max(now_s - since_s, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the present rate; None when unknown (no total, no rate yet, or stalled)."""
+        rate = self.rate
+        if self.total is None or not rate:
+            return None
+        return max(self.total - self.done, 0) / rate
+
+    def line(self, status: str | None = None) -> str:
+        """The text of one progress line; with a `status` it is the final one."""
+        with self._lock:
+            total = f"/{self.total:,}" if self.total is not None else ""
+            parts = [self.stage, f"{self.done:,}{total} {self.unit}"]
+            if self.total:
+                # Rounded down: 100 % must mean finished.
+                parts.append(f"{100 * self.done // self.total} %")
+            elapsed_s = self._clock_s() - self._began_s
+            rate = self.rate if status is None else (self.done - self._start) / max(elapsed_s, 1e-9)
+            if rate:
+                parts.append(format_rate(rate, self.unit))
+            if status is not None:
+                parts.append(f"{status} in {format_clock(elapsed_s)}")
+            elif self.total is not None:
+                parts.append(f"ETA {format_clock(self.eta_s)}")
+            if self._counts is not None:
+                parts.append(f"rejected {self._counts.n_rejected:,} error {self._counts.n_error:,}")
+            parts += [f"{name} {_short(value)}" for name, value in self._extra.items()]
+            return "  ".join(parts)
+
+    def _show(self, line: str) -> None:
+        if self._live:
+            _LIVE_LINE.draw(self, line, self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def _record(self, now_s: float, status: str | None = None) -> None:
+        self._recorded_s = now_s
+        if self._metrics is None:
+            return
+        record: dict[str, Any] = {
+            "time": time.time(),
+            "stage": self.stage,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "elapsed_s": round(now_s - self._began_s, 3),
+            "rate": self.rate,
+        }
+        if self._counts is not None:
+            record |= {"rejected": self._counts.n_rejected, "error": self._counts.n_error}
+        if status is not None:
+            record["status"] = status
+        record |= self._extra
+        self._metrics.parent.mkdir(parents=True, exist_ok=True)
+        # One write per record: concurrent appenders do not tear each other's lines.
+        with self._metrics.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record, default=str) + "\n")
+
+
+class _LiveLine:
+    """The one line at the bottom of a terminal that all open `Progress` objects share.
+
+    A Progress calls in here while it holds its own lock; nothing in here may take a Progress's lock (two of them
+    drawing at once would deadlock), so each one hands over its text.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._texts: dict[tuple[TextIO, Progress], str] = {}  # latest text of each, in order of appearance
+
+    def draw(self, progress: Progress, text: str, stream: TextIO) -> None:
+        with self._lock:
+            self._texts[stream, progress] = text
+            self._redraw(stream)
+
+    def finish(self, progress: Progress, last_line: str, stream: TextIO) -> None:
+        """Leave `last_line` on the screen for good and go on below it."""
+        with self._lock:
+            self._texts.pop((stream, progress), None)
+            stream.write(f"{_CLEAR_LINE}{last_line}\n")
+            self._redraw(stream)
+
+    def _redraw(self, stream: TextIO) -> None:
+        texts = [text for (place, _), text in self._texts.items() if place is stream]
+        # A line longer than the terminal would wrap, and the return to its start would only reach the last row.
+        columns = shutil.get_terminal_size().columns - 1
+        line = " │ ".join(texts)
+        stream.write(_CLEAR_LINE + (line if len(line) <= columns else line[: columns - 1] + "…"))
+        stream.flush()
+
+
+_CLEAR_LINE = "\r\x1b[2K"
+_LIVE_LINE = _LiveLine()
+
+
+def format_clock(seconds: float | None) -> str:
+    """Seconds as m:ss or h:mm:ss; "-:--" when unknown. Rounded up: "0:00" must mean over."""
+    if seconds is None:
+        return "-:--"
+    minutes, second = divmod(math.ceil(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def format_rate(per_second: float, unit: str) -> str:
+    """312 rows/s, 3.1 rows/s; below 0.1 per second in rows/min, so that the figure keeps its digits."""
+    if per_second < 0.1:
+        return f"{60 * per_second:.2g} {unit}/min"
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
