@@ -1,0 +1,28 @@
+"""A table = a folder of Parquet parts, one part per chunk, whose names depend on the input only.
+
+    <table>/_table.json                           which fingerprint of each producer is current
+    <table>/<producer>-<fingerprint>/_plan.json   the chunks, fixed when the table was created
+    <table>/<producer>-<fingerprint>/<input part>.<k>.parquet      one finished chunk
+    <table>/<producer>-<fingerprint>/<input part>.<k>.r1.parquet   a retry of its error rows
+    <table>/<producer>-<fingerprint>/_run/        resolved config, metrics.jsonl, summary of the last run
+
+Names that start with `_` are never data. Pending = chunks − listing; there is no other record of progress.
+"""
+
+from raysys.tables.commit import PartialChunkError, commit_part
+from raysys.tables.plan import Chunk, InputPart, Output, open_output
+from raysys.tables.read import TableView, open_table, read_rows
+from raysys.tables.store import Store
+
+__all__ = [
+    "Chunk",
+    "InputPart",
+    "Output",
+    "PartialChunkError",
+    "Store",
+    "TableView",
+    "commit_part",
+    "open_output",
+    "open_table",
+    "read_rows",
+]

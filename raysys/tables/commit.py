@@ -1,0 +1,79 @@
+"""Commit one finished chunk as one Parquet part: check its keys, cast to the schema, publish by one replace."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysys.outcomes import Counts
+from raysys.rows import RowType
+from raysys.tables.store import Store
+
+META = b"raysys"
+
+
+class PartialChunkError(RuntimeError):
+    """A chunk's rows are not exactly the rows its input calls for: it is refused whole, nothing is written."""
+
+
+Keys = Sequence[tuple]
+
+
+def keys_of(table: pa.Table, columns: Sequence[str]) -> list[tuple]:
+    """The key tuples of a table, in row order."""
+    return list(zip(*(table.column(c).to_pylist() for c in columns), strict=True))
+
+
+def check_keys(found: Keys, expected: Keys | None, n_expected: int | None, where: str) -> None:
+    """Raise PartialChunkError unless the keys are unique and equal to `expected` (or `n_expected` in number)."""
+    twice = [k for k, n in Counter(found).items() if n > 1]
+    if twice:
+        raise PartialChunkError(f"{where}: {len(twice)} keys occur more than once, first {twice[0]}")
+    if n_expected is not None and len(found) != n_expected:
+        raise PartialChunkError(f"{where}: {len(found)} rows, {n_expected} expected")
+    if expected is not None and set(found) != set(expected):
+        missing, extra = set(expected) - set(found), set(found) - set(expected)
+        example = next(iter(missing or extra))
+        raise PartialChunkError(f"{where}: {len(missing)} keys missing, {len(extra)} unknown, for example {example}")
+
+
+def to_table(rows: Sequence[dict] | pa.Table, row_type: RowType) -> pa.Table:
+    """Rows as an Arrow table of exactly the row type's schema (engines lose Arrow types on the way)."""
+    if isinstance(rows, pa.Table):
+        return rows.select(row_type.schema.names).cast(row_type.schema)
+    return row_type.table(rows)
+
+
+def counts_of(table: pa.Table) -> Counts:
+    """The fates in a table, counted without making Python rows."""
+    counts = Counts()
+    pairs = Counter(zip(table.column("outcome").to_pylist(), table.column("reason").to_pylist(), strict=True))
+    for (outcome, reason), n in pairs.items():
+        counts.add(outcome, reason, n)
+    return counts
+
+
+def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = None) -> Counts:
+    """Publish `table` as `file`. The footer carries the counts (and `info`), so status reads no data.
+
+    Committing the same chunk again, by a retry or a zombie of a lost cluster, replaces the part with the same rows.
+    """
+    counts = counts_of(table)
+    meta = {**(table.schema.metadata or {}), META: json.dumps({"counts": counts.as_dict(), **(info or {})}).encode()}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(meta), buffer, compression="zstd")
+    folder.write(file, buffer.getvalue())
+    return counts
+
+
+def part_info(folder: Store, file: str) -> dict:
+    """What `commit_part` put into the footer, plus "num_rows"."""
+    with folder.open(file) as f:
+        metadata = pq.read_metadata(f)
+    stored = (metadata.metadata or {}).get(META)
+    return {"num_rows": metadata.num_rows, **(json.loads(stored) if stored else {})}

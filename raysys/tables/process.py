@@ -1,0 +1,123 @@
+"""One chunk through one stage, so that every item ends as exactly one fate whatever happens to it.
+
+An exception in a stage is narrowed down by halving until the failing items stand alone as error rows. An item that
+kills its worker leaves no exception: `AttemptLog` counts on storage how often a chunk was begun, and after
+`MAX_ATTEMPTS` the chunk is run item by item until the culprit is known and recorded as `worker_died`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from raysys.errors import InputError
+from raysys.outcomes import error, error_from
+from raysys.rows import RowType
+from raysys.tables.commit import check_keys, to_table
+from raysys.tables.store import Store
+
+MAX_ATTEMPTS = 3
+"""Starts of one chunk before it is suspected of killing its worker (a preempted node costs one)."""
+MAX_ITEM_DEATHS = 2
+"""Deaths with one single item in hand before that item is blamed: one may be a preemption."""
+
+
+class Stage(Protocol):
+    """Items (an Arrow table) in, rows out. Heavy things are loaded in the constructor, once per worker."""
+
+    name: str
+
+    def __call__(self, items: pa.Table) -> Sequence[dict[str, Any]] | pa.Table:
+        """The rows of all items. May raise: the items that cause it become error rows."""
+
+    def failed(self, item: dict[str, Any], fate: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows that stand for an item which met `fate`: one per key that the item must end as."""
+
+
+class AttemptLog:
+    """How often a chunk was begun and which item was in hand: a small JSON file that outlives the worker."""
+
+    def __init__(self, folder: Store, chunk_name: str) -> None:
+        self._store = folder.sub("_attempts")
+        self._file = f"{chunk_name}.json"
+        self._state = self._store.read_json(self._file) or {"attempts": 0, "running": None, "deaths": {}}
+
+    def begin(self) -> None:
+        state = self._state
+        if state["running"] is not None:  # whoever held this item did not come back
+            state["deaths"][state["running"]] = state["deaths"].get(state["running"], 0) + 1
+        state["running"] = None
+        state["attempts"] += 1
+        self._save()
+
+    @property
+    def one_by_one(self) -> bool:
+        return self._state["attempts"] > MAX_ATTEMPTS
+
+    def is_culprit(self, item_index: int) -> bool:
+        return self._state["deaths"].get(str(item_index), 0) >= MAX_ITEM_DEATHS
+
+    def hold(self, item_index: int) -> None:
+        self._state["running"] = str(item_index)
+        self._save()
+
+    def finish(self) -> None:
+        self._store.remove(self._file)
+
+    def _save(self) -> None:
+        self._store.write_json(self._file, self._state)
+
+
+def process_chunk(
+    items: pa.Table, stage: Stage, row_type: RowType, keyed: bool = True, log: AttemptLog | None = None
+) -> pa.Table:
+    """`items` through `stage` as a table of `row_type` that holds exactly the rows these items call for.
+
+    keyed: the keys of the rows are known from the items (`stage.failed`); else only their number is checked
+    (ingest: one row per item, its id is read from the shard).
+    """
+    if log is not None and log.one_by_one:
+        rows = _one_by_one(items, stage, log)
+    else:
+        rows = _halving(items, stage, lambda part: _checked(part, stage, row_type, keyed))
+    return pa.concat_tables([to_table(r, row_type) for r in rows]) if rows else row_type.schema.empty_table()
+
+
+def _checked(items: pa.Table, stage: Stage, row_type: RowType, keyed: bool) -> pa.Table:
+    table = to_table(stage(items), row_type)
+    found = list(zip(*(table.column(c).to_pylist() for c in row_type.key), strict=True))
+    expected = None
+    if keyed:
+        blank = error(stage.name, "expected")
+        expected = [tuple(r[k] for k in row_type.key) for item in items.to_pylist() for r in stage.failed(item, blank)]
+    check_keys(found, expected, None if keyed else len(items), f"stage {stage.name}")
+    return table
+
+
+def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table]) -> list[Any]:
+    """Results of `run` over the largest pieces that do not raise; single items that raise become error rows."""
+    if len(items) == 0:
+        return []
+    try:
+        return [run(items)]
+    except InputError:  # the command itself is wrong (disk full, missing model): no row's fault
+        raise
+    except Exception as exc:
+        if len(items) == 1:
+            return [stage.failed(items.to_pylist()[0], error_from(stage.name, exc))]
+    half = len(items) // 2
+    return _halving(items.slice(0, half), stage, run) + _halving(items.slice(half), stage, run)
+
+
+def _one_by_one(items: pa.Table, stage: Stage, log: AttemptLog) -> list[Any]:
+    rows: list[Any] = []
+    for i, item in enumerate(items.to_pylist()):
+        if log.is_culprit(i):
+            detail = f"the worker died {MAX_ITEM_DEATHS} times with only this item in hand"
+            rows.append(stage.failed(item, error(stage.name, "worker_died", detail)))
+            continue
+        log.hold(i)
+        rows += _halving(items.slice(i, 1), stage, stage)
+    return rows

@@ -1,0 +1,165 @@
+"""Reading tables: current fingerprints, retries merged over the rows they replace, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.errors import InputError
+from raysys.outcomes import ERROR, KEPT, Counts
+from raysys.rows import RowType
+from raysys.tables.commit import part_info
+from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
+from raysys.tables.store import Store
+
+
+@dataclass(frozen=True)
+class Part:
+    """One committed chunk with its retries."""
+
+    output: Output
+    chunk: Chunk
+    files: tuple[str, ...]  # the part, then its retries in order
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, every key once: error rows that a retry covers are replaced in place."""
+        key = self.output.row_type.key
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "outcome"]))
+        table = _read(self.output.folder, self.files[0], wanted)
+        for file in self.files[1:]:
+            table = _overlay(table, _read(self.output.folder, file, wanted), key)
+        return table if columns is None else table.select(list(columns))
+
+    def as_input(self) -> InputPart:
+        """This part as the input of a downstream table: its signature changes with any of its files."""
+        store = self.output.folder
+        digest = hashlib.sha256(self.output.fingerprint.encode())
+        sizes = store.sizes(".parquet")
+        for file in self.files:
+            digest.update(f"{file}:{sizes[file]};".encode())
+        rows = part_info(store, self.files[0])["num_rows"]
+        return InputPart(self.chunk.name, store.path(self.files[0]), rows, digest.hexdigest()[:16])
+
+
+def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
+    try:
+        with folder.open(file) as f:
+            return pq.read_table(f, columns=columns)
+    except (pa.ArrowInvalid, OSError) as exc:
+        if isinstance(exc, FileNotFoundError):
+            raise
+        raise InputError(
+            f"part {folder.path(file)} is damaged: {exc}",
+            "delete that file and run the job that wrote it again: only this chunk is redone",
+        ) from exc
+
+
+def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str]) -> pa.Table:
+    """`table` with its rows replaced by the rows of `newer` that have the same key, in place."""
+    position = {k: i for i, k in enumerate(zip(*(newer.column(c).to_pylist() for c in key), strict=True))}
+    take = [
+        len(table) + position[k] if k in position else i
+        for i, k in enumerate(zip(*(table.column(c).to_pylist() for c in key), strict=True))
+    ]
+    return pa.concat_tables([table, newer]).take(take)
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table as its readers see it: the current output of each producer."""
+
+    store: Store
+    outputs: tuple[Output, ...]
+
+    @property
+    def row_type(self) -> RowType:
+        return self.outputs[0].row_type
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Committed parts in plan order."""
+        return [p for output in self.outputs for p in parts_of(output)]
+
+    @property
+    def n_pending(self) -> int:
+        return sum(len(o.chunks) for o in self.outputs) - len(self.parts)
+
+    @property
+    def identity(self) -> str:
+        """Which results these are, e.g. "ingest-0123456789ab": part of the fingerprint of everything downstream."""
+        return "+".join(f"{o.producer}-{o.fingerprint}" for o in self.outputs)
+
+    def rows(self, columns: Sequence[str] | None = None, outcome: str | None = KEPT) -> Iterator[pa.Table]:
+        """One Arrow table per part; only rows with `outcome` (None = all)."""
+        for part in self.parts:
+            wanted = None if columns is None else list(dict.fromkeys([*columns, "outcome"]))
+            table = part.read(wanted)
+            if outcome is not None:
+                table = table.filter(pc.equal(table["outcome"], outcome))
+            yield table if columns is None else table.select(list(columns))
+
+    def counts(self) -> Counts:
+        """Fates after retries. Footers only, unless a part was retried."""
+        total = Counts()
+        for part in self.parts:
+            if len(part.files) == 1:
+                total.merge(Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"]))
+            else:
+                total.merge(Counts.of(part.read(["outcome", "reason"]).to_pylist()))
+        return total
+
+    def inputs(self) -> list[InputPart]:
+        return [p.as_input() for p in self.parts]
+
+
+def parts_of(output: Output) -> list[Part]:
+    """The committed parts of one output, each with its retries."""
+    files: dict[str, list[str]] = {}
+    for name in output.folder.names(".parquet"):
+        files.setdefault(chunk_name_of(name), []).append(name)
+    parts = []
+    for chunk in output.chunks:
+        found = files.get(chunk.name, [])
+        if chunk.file in found:
+            retries = sorted((f for f in found if f != chunk.file), key=_retry_number)
+            parts.append(Part(output, chunk, (chunk.file, *retries)))
+    return parts
+
+
+def _retry_number(file: str) -> int:
+    return int(file.removesuffix(".parquet").rpartition(".r")[2])
+
+
+def open_table(path: str, row_type: RowType | None = None) -> TableView:
+    """The table at `path`. InputError when there is none, or when it holds other rows than `row_type`."""
+    store = Store(path)
+    info = store.read_json(TABLE)
+    if info is None:
+        raise InputError(f"{store.url} is not a raysys table (no {TABLE})", "run the job that writes it first")
+    if row_type is not None and info["row_type"] != row_type.name:
+        raise InputError(f"{store.url} holds {info['row_type']} rows, {row_type.name} expected", "give the right table")
+    outputs = tuple(load_output(store.url, producer, digest) for producer, digest in info["current"].items())
+    return TableView(store, outputs)
+
+
+def read_rows(path: str, row_type: RowType | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """All kept rows of a table in memory: for small tables, notebooks and tests."""
+    view = open_table(path, row_type)
+    tables = list(view.rows(columns))
+    names = list(columns) if columns is not None else view.row_type.schema.names
+    schema = pa.schema([view.row_type.schema.field(n) for n in names])
+    return pa.concat_tables([t.cast(schema) for t in tables]) if tables else schema.empty_table()
+
+
+def error_keys(part: Part) -> set[tuple]:
+    """Keys of the rows of a part that still stand as errors."""
+    key = part.output.row_type.key
+    table = part.read([*key, "outcome"])
+    table = table.filter(pc.equal(table["outcome"], ERROR))
+    return set(zip(*(table.column(c).to_pylist() for c in key), strict=True))
