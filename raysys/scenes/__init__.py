@@ -1,6 +1,7 @@
 """The embedded image domain: seeded drawn scenes with ground truth, captions by grammar, demo shards (DESIGN §6)."""
 
 from raysys.scenes.captions import HAZARD_WORDS, LANGUAGES, caption
+from raysys.scenes.demo_shards import ScenesConfig, write_demo_shards
 from raysys.scenes.drawing import draw
 from raysys.scenes.patterns import FUSION_CLASSES, PatternScene, sample_class_scene
 from raysys.scenes.scene import PALETTE, SHAPES, Background, Scene, SceneObject, sample_scene, with_hazard
@@ -15,9 +16,11 @@ __all__ = [
     "PatternScene",
     "Scene",
     "SceneObject",
+    "ScenesConfig",
     "caption",
     "draw",
     "sample_class_scene",
     "sample_scene",
     "with_hazard",
+    "write_demo_shards",
 ]
