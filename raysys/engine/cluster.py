@@ -1,0 +1,71 @@
+"""Start or find a Ray cluster, and say which one: `local` explicitly on a laptop, no address on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from raysys.errors import InputError
+
+LOCAL_MIN_CPUS = 4
+"""Logical CPUs of a local run: an actor pool plus readers on 2 real cores would deadlock with only 2 to share."""
+
+LOCAL_OBJECT_STORE_BYTES = 1 << 30
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """A connected Ray for the duration of the block. Reuses a connection that is already there (pipeline, tests).
+
+    address: "local" starts a private one-machine cluster and stops it at the end; None means the cluster this
+    driver was submitted to (RAY_ADDRESS), or "local" when there is none; anything else is a Ray address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if address is None and not os.environ.get("RAY_ADDRESS"):
+        address = "local"
+    _connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _hush() -> None:
+    """Ray's notes about its own plan and tokens go to its log files; people want to see their rows."""
+    for name in ("ray.data", "ray._private.authentication.authentication_token_setup"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _connect(address: str | None) -> None:
+    _hush()
+    quiet = {"logging_level": logging.WARNING, "configure_logging": True}
+    if address == "local":
+        cpus = max(LOCAL_MIN_CPUS, os.cpu_count() or 1)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=bool(os.environ.get("RAYSYS_WORKER_LOGS")),
+            # One thread per worker: workers share the cores, and results do not depend on the thread count.
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
+            **quiet,
+        )
+        print(f"ray: local cluster, {cpus} logical CPUs on {os.cpu_count()} cores", file=sys.stderr)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as exc:
+        raise InputError(
+            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')!r}: {exc}", "--address local"
+        ) from exc
+    total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+    print(f"ray: cluster {ray.get_runtime_context().gcs_address}, {total}", file=sys.stderr)

@@ -1,0 +1,40 @@
+"""How a job uses the cluster. Nothing here changes a result, so nothing here is part of a fingerprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from raysys.config import Config
+
+
+class PoolConfig(Config):
+    """Workers of a row stage."""
+
+    min_size: int = Field(1, ge=1, description="actors kept alive from the start")
+    max_size: int = Field(1, ge=1, description="the pool grows to this many actors while chunks wait")
+    num_cpus: float = Field(1, ge=0, description="CPUs of one worker")
+    num_gpus: float = Field(0, ge=0, description="GPUs of one worker; 0 = CPU")
+    accelerator_type: str | None = Field(None, description="for example L4: only nodes with this accelerator")
+    memory_bytes: int | None = Field(None, gt=0, description="memory one worker is scheduled with")
+    resources: dict[str, float] | None = Field(None, description="custom Ray resources of one worker")
+    label_selector: dict[str, str] | None = Field(None, description="Ray node labels a worker needs")
+    runtime_env: dict[str, Any] | None = Field(None, description="Ray runtime environment of the workers")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PoolConfig:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size ({self.max_size}) is below min_size ({self.min_size})")
+        return self
+
+
+class EngineConfig(Config):
+    """Ray Data settings of a table job."""
+
+    pool: PoolConfig = Field(PoolConfig(), description="workers of the stage")
+    load_cpus: float = Field(1, gt=0, description="CPUs of one task that reads a chunk's input")
+    max_error_fraction: float = Field(0.01, ge=0, le=1, description="stop when 20 or more errors are above this share")
+    progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
+    watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")
+    data_context: dict[str, Any] = Field({}, description="attributes set on ray.data.DataContext")
