@@ -1,0 +1,32 @@
+"""How a job is run, as opposed to what it computes: nothing here changes a result, so nothing here is fingerprinted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OnChange = Literal["refuse", "recompute", "keep"]
+ON_CHANGE: tuple[OnChange, ...] = ("refuse", "recompute", "keep")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The flags that every job shares."""
+
+    limit: int | None = None
+    """Stop after this many input items (whole chunks: the last one may bring a few more); None = all."""
+
+    dry_run: bool = False
+    """Print what would be done (items, chunks, pending, resources) and do nothing."""
+
+    on_change: OnChange = "refuse"
+    """When the output was written under another configuration: refuse, recompute beside it, or keep what is there."""
+
+    config_path: str | None = None
+    """The YAML file that the config came from, for messages and the run folder; None = defaults."""
+
+    overrides: tuple[str, ...] = ()
+    """The `key=value` arguments, for messages and the run folder."""
+
+    address: str | None = None
+    """"local" = a private Ray on this machine; else a Ray address; None = the running cluster, or local without one."""
