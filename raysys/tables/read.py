@@ -49,8 +49,9 @@ class Part:
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
     try:
-        with folder.open(file) as f:
-            return pq.read_table(f, columns=columns)
+        with folder.open(file) as f, pq.ParquetFile(f) as parquet:
+            # Not pq.read_table: its dataset reader prefetches in threads and crashed on closed Python files.
+            return parquet.read(columns)
     except (pa.ArrowInvalid, OSError) as exc:
         if isinstance(exc, FileNotFoundError):
             raise
