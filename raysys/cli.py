@@ -5,6 +5,7 @@ Exit codes: 0 done · 1 failed (or too many rows failed) · 2 bad input, nothing
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging
 import sys
@@ -16,7 +17,7 @@ import click
 from raysys import __version__, signals
 from raysys.cli_job import JobCommand
 from raysys.cli_submit import submit
-from raysys.errors import InputError
+from raysys.errors import InputError, RunFailed
 from raysys.jobs import JOBS
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -32,6 +33,14 @@ class RaysysGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return JobCommand(JOBS[cmd_name]) if cmd_name in JOBS else super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args[0] not in names and (close := difflib.get_close_matches(args[0], names, n=1)):
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in (("Jobs, in the order of the data", list(JOBS)), ("Commands", list(self.commands))):
@@ -76,7 +85,7 @@ def failed(path: str, limit: int, as_json: bool) -> int | None:
 @click.option("--dry-run", is_flag=True, help="Print what would be retried and do nothing.")
 @click.option("--address", help='"local" or a Ray address. Default: the running cluster, or local without one.')
 def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> int | None:
-    """Run the failed rows of a table again, and only those, with the configuration that wrote it."""
+    """Run the failed rows of a table again, and only those."""
     from raysys.jobs import tables_cli
     from raysys.jobs.options import RunOptions
 
@@ -86,7 +95,7 @@ def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> i
 @cli.command()
 @click.argument("path")
 def verify(path: str) -> int | None:
-    """Check a table: no key missing, none twice, counts conserved, every part readable. Exit code 1 when not."""
+    """Check a table: no key missing, none twice, counts conserved. Exit code 1 when not."""
     from raysys.jobs import tables_cli
 
     return tables_cli.verify(path)
@@ -127,6 +136,9 @@ def _report(exc: Exception) -> int:
     if isinstance(cause, InputError):
         click.echo(f"raysys: {cause}", err=True)
         return BAD_INPUT
+    if isinstance(cause, RunFailed):
+        click.echo(f"raysys: {cause}", err=True)
+        return FAILED
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {cause.filename}" if cause.filename else ""
         click.echo(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -11,12 +13,12 @@ from pathlib import Path
 import click
 
 from raysys.cli_job import PACKAGED, config_options, config_path, load_config
-from raysys.errors import InputError
+from raysys.errors import InputError, MissingExtra
 from raysys.jobs import JOBS, JobInfo
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
-@click.argument("job", type=click.Choice(list(JOBS)), metavar="JOB")
+@click.command()
+@click.argument("job", metavar="JOB")
 @click.option(
     "--address", help="The cluster's job server, e.g. http://127.0.0.1:8265. Default: RAY_API_SERVER_ADDRESS."
 )
@@ -35,7 +37,13 @@ def submit(
     no_wait: bool,
     print_only: bool,
 ) -> int:
-    """Run a job on a cluster: prints and runs the `ray job submit` line, from the folder that holds jobs/."""
+    """Run a job on a cluster: prints and runs the `ray job submit` line.
+
+    Run it in the project's folder: that folder travels to the cluster, less what .rayignore names.
+    """
+    if job not in JOBS:
+        close = difflib.get_close_matches(job, JOBS, n=1) or list(JOBS)[:1]
+        raise InputError(f"no job is called {job!r}; jobs: {', '.join(JOBS)}", f"for example: raysys submit {close[0]}")
     info = JOBS[job]
     entry = entrypoint(info, config, overrides, limit, dry_run, on_change)
     options = [
@@ -47,6 +55,8 @@ def submit(
     click.echo(shlex.join(command))
     if print_only:
         return 0
+    if importlib.util.find_spec("aiohttp") is None:
+        raise MissingExtra("ray[default], the part of Ray that talks to a cluster's job server,", "cluster")
     beside_python = shutil.which("ray", path=str(Path(sys.executable).parent))
     return subprocess.run([beside_python or "ray", *command[1:]], check=False).returncode
 
