@@ -1,7 +1,7 @@
 """The typed rows: one Arrow schema per table, the contract between stages. Read this first.
 
-    shards → SAMPLES → DUPLICATES ┐
-                └────→ LATENTS, TEXT_STATES ┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
+    shards → SAMPLES → DESCRIPTORS → DUPLICATES ┐
+                └────→ LATENTS, TEXT_STATES ────┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
 
 Two ids, on purpose: `row_id` (shard + key inside it) names an input row; `sample_id` (sha256 of the original image
 bytes) names an image. Every table ends with the four fate columns of `raysys.outcomes`.
@@ -84,6 +84,14 @@ DUPLICATES = _row_type(
     ("sources", pa.list_(pa.struct([("row_id", pa.string()), ("url", pa.string()), ("licence", pa.string())]))),
 )
 
+DESCRIPTORS = _row_type(
+    "descriptors",
+    ("row_id",),
+    ("row_id", pa.string()),
+    ("sample_id", pa.string()),
+    ("descriptor", pa.binary()),  # float32, L2-normalised
+)
+
 LATENTS = _row_type(
     "latents",
     ("row_id",),
@@ -148,7 +156,9 @@ MATCHES = _row_type(
     ("url", pa.string()),
 )
 
-ROW_TYPES = {t.name: t for t in (SAMPLES, DUPLICATES, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)}
+ROW_TYPES = {
+    t.name: t for t in (SAMPLES, DESCRIPTORS, DUPLICATES, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)
+}
 
 
 def array_to_bytes(array: np.ndarray, dtype: str = "<f2") -> tuple[bytes, list[int]]:
