@@ -1,0 +1,15 @@
+"""Image descriptors and exact top-k search: which training image is nearest to a generated one."""
+
+from raysys.similarity.descriptors import PRESETS, Descriptor, DescriptorConfig, make_descriptor, query_views
+from raysys.similarity.search import array_blocks, pairs_above, top_k
+
+__all__ = [
+    "PRESETS",
+    "Descriptor",
+    "DescriptorConfig",
+    "array_blocks",
+    "make_descriptor",
+    "pairs_above",
+    "query_views",
+    "top_k",
+]

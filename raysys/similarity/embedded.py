@@ -1,0 +1,201 @@
+"""The embedded copy-detection descriptor: no weights, no downloads, NumPy and Pillow only.
+
+Three parts, each taken on the whole image and on its central 90 % and 80 % (their mean makes a crop look less
+different), joined with fixed weights and L2-normalised:
+
+1. low frequencies of the contrast-normalised luma (8x8 DCT-II without its constant, weighted by sqrt(frequency),
+   because natural images have a falling spectrum): where light and dark are;
+2. signed gradient histograms (8 directions on 7x7 softly overlapping cells; square root against outliers): edges;
+3. coarse chroma (R - Y and B - Y on 4x4 cells): colours. A flat grey image has none of the three: a small constant
+   component then gives it unit length.
+
+A mirrored image has the same components in another order and with other signs, so the search asks with both
+(`mirrored`): preset `embedded-v1` means the larger of the two similarities.
+
+Measured (benchmarks/bench_embedded_descriptor.py; tiles of the photographs that scikit-image and scikit-learn ship):
+see `MEASURED`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from raysys.similarity.images import ImageLike, as_pil
+
+PRESET = "embedded-v1"
+
+INPUT_PX = 40
+"""Side of the thumbnail that everything is computed on (aspect ratio not kept)."""
+WORK_PX = 32
+"""Side after the central crop."""
+CROPS = (1.0, 0.9, 0.8)
+"""Central fractions of the image whose features are averaged."""
+DCT_SIZE = 8
+GRADIENT_CELLS = 7
+DIRECTIONS = 8
+CHROMA_CELLS = 4
+PART_WEIGHTS = (0.5, 1.0, 0.4)
+"""Of low frequencies, gradients, chroma: chosen on photo tiles; gradients alone rank best, the others separate."""
+CONTRAST_FLOOR = 0.02
+"""Added to the luma's standard deviation ([0, 1] scale), so that noise on a flat image is not blown up."""
+SOFT_NORMS = (1.0, 0.1, 0.15)
+"""A part much weaker than this stays weak instead of being scaled to unit length."""
+FLAT_COMPONENT = 0.02
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+CHUNK = 128
+"""Images per vectorised step: keeps the temporaries inside the caches and under 30 MB."""
+
+DIM = DCT_SIZE**2 - 1 + GRADIENT_CELLS**2 * DIRECTIONS + CHROMA_CELLS**2 * 2 + 1
+
+
+class EmbeddedDescriptor:
+    """Images → float32 [N, 488], L2-normalised; see the module's text for the recipe and its measured quality."""
+
+    name = "embedded"
+    preset = PRESET
+    dim = DIM
+
+    def __init__(self) -> None:
+        self.weights_sha256 = version_hash()
+
+    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
+        out = np.empty((len(images), DIM), np.float32)
+        for start in range(0, len(images), CHUNK):
+            out[start : start + CHUNK] = describe(thumbnails(images[start : start + CHUNK]))
+        return out
+
+    def mirrored(self, features: np.ndarray) -> np.ndarray:
+        """The features of the left-right mirrored images, from the features alone. [N, dim] → [N, dim]."""
+        return features[:, _MIRROR_INDEX] * _MIRROR_SIGN
+
+
+def version_hash() -> str:
+    """sha256 over every constant of the recipe: stands where a weights hash stands for a trained descriptor."""
+    recipe = (PRESET, INPUT_PX, WORK_PX, CROPS, DCT_SIZE, GRADIENT_CELLS, DIRECTIONS, CHROMA_CELLS, PART_WEIGHTS)
+    soft = (CONTRAST_FLOOR, SOFT_NORMS, FLAT_COMPONENT)
+    return hashlib.sha256(repr(recipe + soft).encode()).hexdigest()
+
+
+def thumbnails(images: Sequence[ImageLike]) -> np.ndarray:
+    """Images of any size → float32 [N, 40, 40, 3] in [0, 1], antialiased."""
+    size = (INPUT_PX, INPUT_PX)
+    # reducing_gap=3: big images are first shrunk by an integer box, several times faster and visually the same.
+    small = [as_pil(i).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0) for i in images]
+    return np.stack([np.asarray(s) for s in small]).astype(np.float32) / np.float32(255)
+
+
+def describe(thumbs: np.ndarray) -> np.ndarray:
+    """Thumbnails [N, 40, 40, 3] → unit features [N, 488]: the mean over the central crops, renormalised."""
+    luma = thumbs @ LUMA
+    chroma = np.stack([thumbs[..., 0] - luma, thumbs[..., 2] - luma])  # [2, N, 40, 40]
+    total = np.zeros((len(thumbs), DIM - 1), np.float32)
+    for zoom in _ZOOMS:
+        parts = (
+            low_frequencies(flat := _contrast_normalised(_separable(luma, zoom))),
+            gradient_histograms(flat),
+            coarse_chroma(_separable(chroma, zoom)),
+        )
+        soft = [w * _soft_unit(p, s) for p, w, s in zip(parts, PART_WEIGHTS, SOFT_NORMS, strict=True)]
+        total += np.concatenate(soft, axis=1)
+    constant = np.full((len(thumbs), 1), FLAT_COMPONENT, np.float32)
+    features = np.concatenate([total / len(_ZOOMS), constant], axis=1)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def low_frequencies(luma: np.ndarray) -> np.ndarray:
+    """Luma [N, 32, 32] → DCT-II coefficients [N, 63] (rows: vertical frequency), times sqrt(|frequency|)."""
+    coefficients = _separable(luma, _DCT) * _FREQUENCY_WEIGHT
+    return coefficients.reshape(len(luma), -1)[:, 1:]
+
+
+def gradient_histograms(luma: np.ndarray) -> np.ndarray:
+    """Luma [N, 32, 32] → [N, 7·7·8]: per cell, the mean rectified gradient along 8 directions.
+
+    Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centred per image, so
+    that two unrelated images have about zero in common.
+    """
+    gy = luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]
+    gx = luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]
+    energy = np.stack([np.maximum(gx * c + gy * s, 0) for c, s in _DIRECTION_VECTORS])  # [8, N, 30, 30]
+    cells = np.sqrt(_separable(energy, _GRADIENT_POOL))
+    histogram = np.moveaxis(cells, 0, -1).reshape(len(luma), -1)
+    return histogram - histogram.mean(1, keepdims=True)
+
+
+def coarse_chroma(chroma: np.ndarray) -> np.ndarray:
+    """Chroma [2, N, 32, 32] → [N, 4·4·2] cell means."""
+    cells = _separable(chroma, _CHROMA_POOL)
+    return np.moveaxis(cells, 0, -1).reshape(chroma.shape[1], -1)
+
+
+def _separable(images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """M·X·Mᵀ for each image of [..., H, W]."""
+    return matrix @ images @ matrix.T
+
+
+def _contrast_normalised(luma: np.ndarray) -> np.ndarray:
+    centred = luma - luma.mean((1, 2), keepdims=True)
+    return centred / (centred.std((1, 2), keepdims=True) + np.float32(CONTRAST_FLOOR))
+
+
+def _soft_unit(part: np.ndarray, soft: float) -> np.ndarray:
+    return part / np.sqrt((part * part).sum(1, keepdims=True) + np.float32(soft**2))
+
+
+def _dct_matrix(size: int, rows: int) -> np.ndarray:
+    """The first `rows` rows of the orthonormal DCT-II matrix."""
+    u, i = np.arange(rows)[:, None], np.arange(size) + 0.5
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * u * i / size)
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32)
+
+
+def _pool_matrix(size: int, cells: int) -> np.ndarray:
+    """[cells, size] Gaussian averages; σ = half a cell, so a pixel at an edge counts for both neighbours."""
+    x, centres = (np.arange(size) + 0.5) / size, (np.arange(cells) + 0.5) / cells
+    matrix = np.exp(-0.5 * ((x - centres[:, None]) * 2 * cells) ** 2)
+    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _zoom_matrix(size: int, out: int, fraction: float) -> np.ndarray:
+    """[out, size] linear interpolation of the central `fraction` of an axis."""
+    position = ((np.arange(out) + 0.5) / out * fraction + (1 - fraction) / 2) * size - 0.5
+    left = np.clip(np.floor(position).astype(int), 0, size - 2)
+    right_share = position - left
+    matrix = np.zeros((out, size), np.float32)
+    matrix[np.arange(out), left] = 1 - right_share
+    matrix[np.arange(out), left + 1] += right_share
+    return matrix
+
+
+def _mirror_map() -> tuple[np.ndarray, np.ndarray]:
+    """(index, sign) with features(mirrored image) = sign · features(image)[index].
+
+    DCT: odd horizontal frequencies change sign. Gradients: cells swap left and right, direction θ becomes π - θ.
+    Chroma: cells swap.
+    """
+    low = np.arange(DCT_SIZE**2)[1:] - 1
+    low_sign = np.tile((-1.0) ** np.arange(DCT_SIZE), DCT_SIZE)[1:]
+    base = len(low)
+    gradients = base + np.arange(GRADIENT_CELLS**2 * DIRECTIONS).reshape(GRADIENT_CELLS, GRADIENT_CELLS, DIRECTIONS)
+    directions = (DIRECTIONS // 2 - np.arange(DIRECTIONS)) % DIRECTIONS
+    base += gradients.size
+    chroma = base + np.arange(CHROMA_CELLS**2 * 2).reshape(CHROMA_CELLS, CHROMA_CELLS, 2)
+    index = np.concatenate([low, gradients[:, ::-1, directions].ravel(), chroma[:, ::-1].ravel(), [DIM - 1]])
+    sign = np.concatenate([low_sign, np.ones(DIM - len(low))])
+    return index, sign.astype(np.float32)
+
+
+_DCT = _dct_matrix(WORK_PX, DCT_SIZE)
+_FREQUENCY_WEIGHT = np.sqrt(np.hypot(*np.mgrid[:DCT_SIZE, :DCT_SIZE])).astype(np.float32)
+_GRADIENT_POOL = _pool_matrix(WORK_PX - 2, GRADIENT_CELLS)
+_CHROMA_POOL = _pool_matrix(WORK_PX, CHROMA_CELLS)
+_DIRECTION_VECTORS = [
+    (np.float32(np.cos(a)), np.float32(np.sin(a))) for a in 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+]
+_ZOOMS = tuple(_zoom_matrix(INPUT_PX, WORK_PX, fraction) for fraction in CROPS)
+_MIRROR_INDEX, _MIRROR_SIGN = _mirror_map()

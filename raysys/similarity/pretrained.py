@@ -1,0 +1,198 @@
+"""Trained descriptors from local files: SSCD (TorchScript), CLIP and DINOv2 (transformers folders).
+
+Edge module: torch and transformers are imported here. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raysys.errors import InputError
+from raysys.similarity.images import ImageLike, as_pil
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class SscdPreset:
+    """Preprocessing of an SSCD network; every resize is Pillow's antialiased bilinear, as in torchvision."""
+
+    short_side: int | None  # px; resize keeping the aspect ratio
+    square: int | None  # px; resize to a square, aspect ratio not kept
+    centre_crop: int | None  # px, after the resize
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+SSCD_PRESETS = {
+    # What every published R was measured with (Somepalli et al. 2023, Li et al. 2024: weights sscd_disc_large).
+    "dcr224": SscdPreset(256, None, 224, HALF, HALF),
+    # What SSCD itself advises (Pizzi et al. 2022, README); the square one allows batches of one shape.
+    "sscd288": SscdPreset(288, None, None, IMAGENET_MEAN, IMAGENET_STD),
+    "sscd320": SscdPreset(None, 320, None, IMAGENET_MEAN, IMAGENET_STD),
+}
+
+
+class SscdDescriptor:
+    """An SSCD TorchScript network: images → float32 [N, dim], L2-normalised."""
+
+    name = "sscd"
+
+    def __init__(self, weights: str, sha256: str | None, preset: str, device: str = "auto", batch_size: int = 32):
+        """Raises InputError when the file is missing, no hash is given, the hash differs, or it is no TorchScript."""
+        data = _read_pinned(Path(weights), sha256)
+        self.preset, self.batch_size = preset, batch_size
+        self.weights_sha256 = hashlib.sha256(data).hexdigest()
+        self.device = torch_device(device)
+        try:
+            self._network = torch.jit.load(io.BytesIO(data), map_location=self.device).eval()
+        except RuntimeError as exc:
+            raise InputError(
+                f"{weights} is not a TorchScript file: {_first_line(exc)}", "use a .torchscript.pt release of SSCD"
+            ) from exc
+        self.dim = self([Image.new("RGB", (64, 64))]).shape[1]
+
+    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
+        pixels = [sscd_pixels(image, self.preset) for image in images]
+        return batched(pixels, self._network, self.device, self.batch_size)
+
+    def mirrored(self, features: np.ndarray) -> None:
+        """SSCD's presets compare unmirrored images only, as in every published R."""
+        return
+
+
+class TransformersDescriptor:
+    """CLIP image embeddings (projected) or DINOv2 pooled class tokens, from a `save_pretrained` folder."""
+
+    def __init__(self, name: str, folder: str, sha256: str | None, device: str = "auto", batch_size: int = 32):
+        """`name` is "clip" or "dinov2". Raises InputError when the folder is missing, incomplete or of another kind."""
+        from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
+
+        self.name = self.preset = name
+        self.batch_size, self.device = batch_size, torch_device(device)
+        self.weights_sha256 = _pinned_file_hash(Path(folder) / "model.safetensors", sha256)
+        try:
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            accepted = ("clip", "clip_vision_model") if name == "clip" else ("dinov2",)
+            if kind not in accepted:
+                raise InputError(f"{folder} holds a {kind} model", f"give a folder of {name} weights")
+            cls = CLIPVisionModelWithProjection if name == "clip" else Dinov2Model
+            self._model = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        except OSError as exc:
+            raise InputError(
+                f"{folder} is not a complete {name} folder: {_first_line(exc)}",
+                "save model and image processor there with save_pretrained",
+            ) from exc
+        self._model.to(self.device).eval()
+        config = self._model.config
+        self.dim = config.projection_dim if name == "clip" else config.hidden_size
+
+    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
+        pixels = [self._processor(as_pil(i), return_tensors="pt")["pixel_values"][0] for i in images]
+        return batched(pixels, self._features, self.device, self.batch_size)
+
+    def _features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        output = self._model(pixel_values=pixel_values)
+        return output.image_embeds if self.name == "clip" else output.pooler_output
+
+    def mirrored(self, features: np.ndarray) -> None:
+        """Mirror images cannot be had from the features alone: these descriptors do not compare them."""
+        return
+
+
+def sscd_pixels(image: ImageLike, preset: str) -> torch.Tensor:
+    """One image → float32 [3, H, W] as the preset prescribes (torchvision's rounding of sizes and crop corners)."""
+    p = SSCD_PRESETS[preset]
+    pil = as_pil(image)
+    if p.square is not None:
+        pil = pil.resize((p.square, p.square), Image.Resampling.BILINEAR)
+    else:
+        pil = pil.resize(short_side_size(pil.size, p.short_side), Image.Resampling.BILINEAR)
+    if p.centre_crop is not None:
+        left, top = (round((side - p.centre_crop) / 2) for side in pil.size)
+        pil = pil.crop((left, top, left + p.centre_crop, top + p.centre_crop))
+    chw = torch.from_numpy(np.array(pil)).permute(2, 0, 1).float() / 255
+    return (chw - torch.tensor(p.mean).view(3, 1, 1)) / torch.tensor(p.std).view(3, 1, 1)
+
+
+def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `short_side`; the longer one is rounded down, as torchvision does."""
+    width, height = size
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+@torch.inference_mode()
+def batched(pixels: Sequence[torch.Tensor], network, device: torch.device, batch_size: int) -> np.ndarray:
+    """Run `network` over tensors [3, H, W] in batches of equal shape; unit features [N, dim] in the given order."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for i, tensor in enumerate(pixels):
+        by_shape.setdefault(tensor.shape, []).append(i)
+    out: dict[int, np.ndarray] = {}
+    for indices in by_shape.values():
+        for start in range(0, len(indices), batch_size):
+            part = indices[start : start + batch_size]
+            features = network(torch.stack([pixels[i] for i in part]).to(device)).float()
+            features = torch.nn.functional.normalize(features, dim=1).cpu().numpy()
+            out.update(zip(part, features, strict=True))
+    return np.stack([out[i] for i in range(len(pixels))])
+
+
+def torch_device(name: str) -> torch.device:
+    """`auto` → cuda where there is one, else cpu; InputError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise InputError(f"device {name!r} is unknown: {_first_line(exc)}", "use auto, cpu or cuda") from exc
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch sees no CUDA device", "use device: auto or cpu")
+    return device
+
+
+def _read_pinned(path: Path, sha256: str | None) -> bytes:
+    """The file's bytes, hashed as read: what is loaded is what was checked."""
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist", "give the path of a TorchScript file")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is None:
+        raise InputError(
+            f"TorchScript weights {path} need a pinned sha256, because loading one can run code",
+            f"if you trust this file, give --sha256 {found}",
+        )
+    if found != sha256.lower():
+        raise InputError(
+            f"weights {path} have sha256 {found}, expected {sha256.lower()}",
+            "check where the file comes from, then give its own hash",
+        )
+    return data
+
+
+def _pinned_file_hash(path: Path, sha256: str | None) -> str:
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist", "give a folder with model.safetensors in it")
+    with open(path, "rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        raise InputError(
+            f"weights {path} have sha256 {found}, expected {sha256.lower()}",
+            "check where the file comes from, then give its own hash",
+        )
+    return found
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
