@@ -1,0 +1,244 @@
+"""Safe decoding: bytes of an unknown file in, RGB pixels or a reason out. Never raises on bad data.
+
+Accepted: JPEG (MPO counts as its first picture), PNG, WebP, and GIF, BMP, TIFF when they hold one picture.
+Colour profiles are not applied. Transparency is composited on white. 16-bit greys are scaled, not clipped.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+from pydantic import Field
+
+from raysys.config import Config
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's parsers that may see the bytes; all others stay unreachable."""
+
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,  # Pillow's way to say "broken PNG"
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's parsers raise on damaged files. Anything else is a bug and propagates."""
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NO_RANGE_MODES = ("I", "F")
+"""32-bit integers and floats have no defined white: no honest 8-bit picture can be made of them."""
+
+
+class DecodeConfig(Config):
+    """Limits that every image must keep."""
+
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=178_000_000, description="Most pixels, read from the header before decoding"
+    )
+    max_bytes: int = Field(64 * 2**20, ge=1, description="Most bytes of one encoded image")
+    min_side: int = Field(16, ge=1, description="Least width and height, pixels")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why there is no picture: too_large, too_small, truncated, corrupt, not_image, unsupported_format, animated."""
+
+    reason: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """A fully decoded file's format and size after EXIF orientation, pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture: `pixels` is uint8 [height, width, 3], RGB, upright."""
+
+    pixels: np.ndarray
+    format: str
+    width: int
+    height: int
+
+
+def decode_image(data: bytes, limits: DecodeConfig) -> Decoded | Rejection:
+    """Bytes of one image file → RGB pixels, or why not. The whole file is decoded: a late error is found."""
+    loaded = _load(data, limits)
+    if isinstance(loaded, Rejection):
+        return loaded
+    image, orientation = loaded
+    pixels = np.asarray(_to_rgb(_upright(image, orientation)))
+    return Decoded(pixels, _format(image), pixels.shape[1], pixels.shape[0])
+
+
+def check_image(data: bytes, limits: DecodeConfig) -> ImageFacts | Rejection:
+    """The same checks and the same full decoding as `decode_image`, without the conversion to RGB."""
+    loaded = _load(data, limits)
+    if isinstance(loaded, Rejection):
+        return loaded
+    image, orientation = loaded
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return ImageFacts(_format(image), width, height)
+
+
+def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Rejection:
+    """The loaded Pillow image with its EXIF orientation (1 … 8), or the first limit it breaks."""
+    if len(data) > limits.max_bytes:
+        return Rejection("too_large", f"{len(data)} bytes > {limits.max_bytes}")
+    # Pillow's WebP reader allocates the canvas when it opens a file, before anyone can look at the size.
+    if (size := _webp_size(data)) is not None and (found := _size_problem(size, limits)) is not None:
+        return found
+    # Another library may have switched this on for the process: half a picture would pass as a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        return Rejection("too_large", str(exc))
+    except _DECODER_ERRORS as exc:
+        return _undecodable(data, exc)
+    try:
+        if (found := _size_problem(image.size, limits)) is not None:
+            return found
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            return Rejection("animated", f"{image.format} with several frames")
+        image.load()
+    except _DECODER_ERRORS as exc:
+        return _undecodable(data, exc)
+    if image.mode in _NO_RANGE_MODES:
+        return Rejection("unsupported_format", f"{image.format} with 32-bit samples (mode {image.mode})")
+    return image, _orientation(image)
+
+
+def _size_problem(size: tuple[int, int], limits: DecodeConfig) -> Rejection | None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        return Rejection("too_large", f"{width}x{height} px > {limits.max_pixels} px")
+    if min(width, height) < limits.min_side:
+        return Rejection("too_small", f"{width}x{height} px, sides must be ≥ {limits.min_side} px")
+    return None
+
+
+def _format(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 … 8. Unreadable EXIF counts as upright: the pixels themselves are sound."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS:
+        return 1
+    return value if value in _TRANSPOSE else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode that `_load` lets through → RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _undecodable(data: bytes, exc: BaseException) -> Rejection:
+    """Name the damage: the end is missing, the format is known but refused, the inside is broken, or no image."""
+    detail = f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnidentifiedImageError) else None
+    kind = _sniff(data)
+    if kind is None:
+        return Rejection("not_image", f"starts with {data[:16]!r}")
+    if kind not in FORMATS:
+        return Rejection("unsupported_format", kind)
+    if _end_is_missing(data, kind):
+        return Rejection("truncated", f"{kind} of {len(data)} bytes without its end; {detail or 'header unreadable'}")
+    return Rejection("corrupt", f"{kind}; {detail or 'header unreadable'}")
+
+
+def _sniff(data: bytes) -> str | None:
+    """The format that the first bytes claim."""
+    starts = {
+        b"\xff\xd8\xff": "JPEG",
+        b"\x89PNG\r\n\x1a\n": "PNG",
+        b"GIF8": "GIF",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"8BPS": "PSD",
+        b"%PDF": "PDF",
+        b"<svg": "SVG",
+        b"\0\0\1\0": "ICO",
+        b"\xff\x0a": "JXL",
+        b"\0\0\0\x0cJXL ": "JXL",
+    }
+    for magic, name in starts.items():
+        if data.startswith(magic):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
+    return None
+
+
+def _end_is_missing(data: bytes, kind: str) -> bool:
+    """True when the file stops before its own format says so (TIFF has no such mark)."""
+    tail = data.rstrip(b"\0")[-64:]
+    if kind == "JPEG":
+        return b"\xff\xd9" not in tail
+    if kind == "PNG":
+        return b"IEND" not in data[-64:]
+    if kind == "GIF":
+        return not tail.endswith(b"\x3b")
+    if kind == "WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if kind == "BMP":
+        return len(data) < int.from_bytes(data[2:6], "little")
+    return False
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height from a WebP header (VP8X canvas, VP8L or VP8 frame; RFC 9649), None for other files."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return None
