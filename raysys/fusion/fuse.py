@@ -1,0 +1,61 @@
+"""Dual fusion (Li, Chen, Zhang, Beerel, ICASSP 2024, arXiv 2309.07254): pure functions on batches.
+
+Legend: B batch · C,h,w latent channels, height, width · T tokens · D hidden size of the text encoder.
+"ft" = the caption or image that is trained on, "fu" = the one that is mixed in from the fusion set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def fuse_latents(latents: torch.Tensor, fusion_latents: torch.Tensor, w_lat: float) -> torch.Tensor:
+    """Eq. 1: (1 − w_lat)·VE(x_ft) + w_lat·VE(x_fu), on clean, scaled latents [B, C, h, w], before any noising.
+
+    The training target (ε or v) must be computed from the result. w_lat = 0 returns `latents` itself, bit for bit.
+    """
+    return _mix(latents, fusion_latents, w_lat, "w_lat")
+
+
+def fuse_embeddings(prompt_embeds: torch.Tensor, fusion_embeds: torch.Tensor, w_emb: float) -> torch.Tensor:
+    """Eq. 2: (1 − w_emb)·TE(y_ft) + w_emb·TE(y_fu), on the full last hidden states [B, T, D], padding included.
+
+    w_emb = 0 returns `prompt_embeds` itself, bit for bit.
+    """
+    return _mix(prompt_embeds, fusion_embeds, w_emb, "w_emb")
+
+
+def join_captions(caption: str, fusion_caption: str) -> str:
+    """Token-level fusion (Eq. 3): y_fu appended to y_ft; the joined caption is then encoded as one.
+
+    A full stop that ends y_ft goes, as in the authors' code: it would cut the appended words off from the sentence.
+    An empty fusion caption is the identity.
+    """
+    fusion_caption = fusion_caption.strip()
+    if not fusion_caption:
+        return caption
+    return f"{caption.rstrip().rstrip('.')} {fusion_caption}".strip()
+
+
+def draw_fusion(rng: np.random.Generator, class_index: Sequence[Sequence[int]]) -> int:
+    """One image of the fusion set: a class uniformly, then an image of that class uniformly.
+
+    `class_index[k]` holds the image indices of class k. A rare class is therefore drawn as often as a common one.
+    Always takes exactly two numbers from `rng`, whatever the sizes, so that later draws do not depend on the set.
+    """
+    u_class, u_image = rng.random(2)
+    images = class_index[int(u_class * len(class_index))]
+    return int(images[int(u_image * len(images))])
+
+
+def _mix(own: torch.Tensor, other: torch.Tensor, weight: float, name: str) -> torch.Tensor:
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"{name} = {weight} is outside [0, 1]")
+    if own.shape != other.shape:
+        raise ValueError(f"cannot fuse shapes {tuple(own.shape)} and {tuple(other.shape)}")
+    if weight == 0.0:
+        return own  # not own·1 + other·0: that turns −0.0 into 0.0 and an infinite `other` into NaN
+    return own * (1.0 - weight) + other * weight

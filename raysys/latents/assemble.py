@@ -1,0 +1,187 @@
+"""Assemble the training set: a global shuffle into Parquet parts of one bucket each, manifest last, one rename.
+
+    rows (any order) ──scatter by hash──▶ spill files ──sort each by hash──▶ part-00000.parquet … + manifest.json
+
+The order is a pure function of (seed, row_id, copy), not of the order of arrival: rows are sorted by a keyed hash, and
+the spill file is chosen by the top bits of that hash, so that sorted spills in a row are sorted as a whole. Memory
+holds one buffer of input rows (256 MiB), or one spill (≈ 1/n_spills of a bucket; below 2 GiB, or a clear error asks
+for more spills), never the set.
+It is a global step: it writes into a staging folder beside the result and is redone as a whole after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.errors import InputError
+from raysys.outcomes import KEPT, Counts
+from raysys.rows import TRAINING_SET
+
+MANIFEST = "manifest.json"
+SCATTER_ROWS, SCATTER_BYTES = 4096, 256 << 20
+"""Input gathered before a scatter, so that small input tables do not become many tiny record batches."""
+MAX_SPILL_BYTES = (2 << 30) - (64 << 20)
+"""Arrow's binary columns count bytes in 32 bits, and a spill is sorted in memory."""
+ROW_GROUP_ROWS = 256
+
+
+def assemble(
+    rows: Iterable[pa.Table],
+    folder: str | Path,
+    *,
+    seed: int,
+    part_rows: int = 4096,
+    n_spills: int = 32,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Shuffle kept rows of the TRAINING_SET schema into `folder`; return the manifest.
+
+    Rows that are not kept are counted in the manifest under `rows`, not written. An existing `folder` is replaced, at
+    the very end. `notes` (fingerprints, source paths) goes into the manifest as it is.
+    Raises InputError on a wrong schema, no kept row, a (row_id, copy) that comes twice, or arrays of mixed sizes.
+    """
+    if part_rows < 1 or n_spills < 1:
+        raise ValueError(f"part_rows = {part_rows} and n_spills = {n_spills} must be ≥ 1")
+    folder = Path(folder)
+    staging = folder.with_name(f"_{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    spills = staging / "_spills"
+    spills.mkdir(parents=True)
+    counts = _scatter(rows, spills, seed, n_spills)
+    if counts.kept == 0:
+        shutil.rmtree(staging)
+        raise InputError(f"no kept row to assemble ({counts.as_dict()})", "look at the outcomes of the tables it joins")
+    manifest = _write_parts(spills, staging, seed, part_rows)
+    manifest.update(seed=seed, part_rows=part_rows, rows=counts.as_dict(), notes=notes or {})
+    shutil.rmtree(spills)
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    _replace_folder(staging, folder)
+    return manifest
+
+
+def shuffle_keys(row_ids: Iterable[str], copies: Iterable[int], seed: int) -> np.ndarray:
+    """uint64 [N]: the sort key of each row, a hash of (seed, row_id, copy) that is the same on every machine."""
+    salt = f"{seed}\x00".encode()
+    digests = (
+        hashlib.blake2b(salt + f"{row_id}\x00{copy}".encode(), digest_size=8).digest()
+        for row_id, copy in zip(row_ids, copies, strict=True)
+    )
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+def _scatter(rows: Iterable[pa.Table], spills: Path, seed: int, n_spills: int) -> Counts:
+    """Write each kept row to `<bucket>.<spill>.arrow`; count all rows by outcome."""
+    counts = Counts()
+    writers: dict[tuple[str, int], pa.RecordBatchWriter] = {}
+    try:
+        for table in _gather(rows, counts):
+            keys = shuffle_keys(table["row_id"].to_pylist(), table["copy"].to_pylist(), seed)
+            spill_of = ((keys >> np.uint64(32)) * np.uint64(n_spills)) >> np.uint64(32)
+            table = table.append_column("_key", pa.array(keys))
+            for bucket in pc.unique(table["bucket"]).to_pylist():
+                in_bucket = pc.equal(table["bucket"], bucket).to_numpy(zero_copy_only=False)
+                for spill in np.unique(spill_of[in_bucket]):
+                    place = (bucket, int(spill))
+                    if place not in writers:
+                        path = spills / f"{bucket}.{int(spill):05d}.arrow"
+                        writers[place] = pa.ipc.new_stream(path, table.schema)
+                    writers[place].write_table(table.filter(pa.array(in_bucket & (spill_of == spill))))
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return counts
+
+
+def _gather(rows: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
+    """Kept rows of the input tables in tables of about SCATTER_ROWS rows."""
+    pending: list[pa.Table] = []
+    for table in rows:
+        if set(table.schema.names) != set(TRAINING_SET.schema.names):
+            raise InputError(
+                f"a table to assemble has columns {table.schema.names}", f"columns must be {TRAINING_SET.schema.names}"
+            )
+        table = table.select(TRAINING_SET.schema.names).cast(TRAINING_SET.schema)
+        for outcome, reason in zip(table["outcome"].to_pylist(), table["reason"].to_pylist(), strict=True):
+            counts.add(outcome, reason)
+        pending.append(table.filter(pc.equal(table["outcome"], KEPT)))
+        if sum(t.num_rows for t in pending) >= SCATTER_ROWS or sum(t.nbytes for t in pending) >= SCATTER_BYTES:
+            yield pa.concat_tables(pending).combine_chunks()
+            pending = []
+    if sum(t.num_rows for t in pending):
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def _write_parts(spills: Path, staging: Path, seed: int, part_rows: int) -> dict[str, Any]:
+    """Sort spill by spill and cut each bucket into parts; return the manifest's parts, buckets and licences."""
+    parts: list[dict[str, Any]] = []
+    licences: Counter[str] = Counter()
+    states: set[tuple[int, ...]] = set()
+    for bucket in sorted({path.name.split(".")[0] for path in spills.iterdir()}):
+        shapes: set[tuple[int, ...]] = set()
+        for table in _rechunk(_sorted_spills(spills, bucket), part_rows):
+            shapes.update(map(tuple, table["latents_shape"].to_pylist()))
+            states.update(map(tuple, table["prompt_embeds_shape"].to_pylist()))
+            licences.update(x or "unknown" for x in table["licence"].to_pylist())
+            name = f"part-{len(parts):05d}.parquet"
+            pq.write_table(table, staging / name, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+            parts.append({"name": name, "bucket": bucket, "rows": table.num_rows})
+        if len(shapes) != 1:
+            raise InputError(f"bucket {bucket} holds latents of shapes {sorted(shapes)}", "encode with one VAE")
+    if len(states) != 1:
+        raise InputError(f"text states have shapes {sorted(states)}", "pad all captions to one length, one encoder")
+    buckets = Counter()
+    for part in parts:
+        buckets[part["bucket"]] += part["rows"]
+    return {"parts": parts, "buckets": dict(sorted(buckets.items())), "licences": dict(sorted(licences.items()))}
+
+
+def _sorted_spills(spills: Path, bucket: str) -> Iterator[pa.Table]:
+    """The spill files of a bucket in key order, each sorted by key; refuses a row that comes twice."""
+    for path in sorted(spills.glob(f"{bucket}.*.arrow")):
+        if (n_bytes := path.stat().st_size) > MAX_SPILL_BYTES:
+            raise InputError(
+                f"a spill file of bucket {bucket} has {n_bytes} bytes, more than {MAX_SPILL_BYTES}", "raise n_spills"
+            )
+        with pa.ipc.open_stream(path) as reader:
+            table = reader.read_all().sort_by([("_key", "ascending"), ("row_id", "ascending"), ("copy", "ascending")])
+        names = list(zip(table["row_id"].to_pylist(), table["copy"].to_pylist(), strict=True))
+        for before, after in pairwise(names):
+            if before == after:
+                raise InputError(
+                    f"row {after[0]!r} copy {after[1]} comes twice", "give each copy of a row its own number"
+                )
+        yield table.drop_columns(["_key"])
+
+
+def _rechunk(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `n_rows` (the last one shorter)."""
+    pending: pa.Table | None = None
+    for table in tables:
+        pending = table if pending is None else pa.concat_tables([pending, table])
+        while pending.num_rows >= n_rows:
+            yield pending.slice(0, n_rows)
+            pending = pending.slice(n_rows)
+    if pending is not None and pending.num_rows:
+        yield pending
+
+
+def _replace_folder(staging: Path, folder: Path) -> None:
+    """`folder` becomes `staging`. A crash in between leaves the old one under `_<name>.old`, never a half result."""
+    old = folder.with_name(f"_{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

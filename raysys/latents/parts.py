@@ -1,0 +1,234 @@
+"""The part loader: batches of an assembled training set with an exactly resumable position.
+
+Order of an epoch, a pure function of (seed, epoch): parts shuffled, rows shuffled inside each part (the set is already
+shuffled as a whole). The rows of a bucket form one endless sequence over the epochs, cut into global batches of
+`batch_size` rows; a remainder at the end of a part waits for the next rows of its bucket, also across epochs. So every
+row comes exactly once per epoch, nothing is dropped, a set smaller than a batch simply wraps over several epochs, and
+the global batches do not depend on the number of workers: rank r of W takes rows r·B/W … (r+1)·B/W − 1 of each.
+
+Every rank reads every part (its share of each batch is spread over the part). That is the price of batches that do
+not depend on the number of workers; parts are read ahead in a thread, so it costs bandwidth, not step time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raysys.errors import InputError
+from raysys.latents.assemble import MANIFEST
+
+COLUMNS = ["row_id", "caption", "latents", "latents_shape", "prompt_embeds", "prompt_embeds_shape"]
+
+
+@dataclass(frozen=True)
+class LoaderState:
+    """The position after the last batch that was given out: all of it, for every rank the same.
+
+    `part` counts in the shuffled order of `epoch`; `offset` rows of that part are used up; `waiting` holds, per
+    bucket, the rows (part number, row in the part) that a full batch is still missing partners for.
+    """
+
+    epoch: int = 0
+    part: int = 0
+    offset: int = 0
+    batches: int = 0
+    waiting: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LoaderState:
+        waiting = {bucket: [(int(p), int(r)) for p, r in rows] for bucket, rows in data["waiting"].items()}
+        return cls(data["epoch"], data["part"], data["offset"], data["batches"], waiting)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A decoded part: latents [N, C, h, w] and prompt_embeds [N, T, D], both float16 as stored."""
+
+    row_ids: list[str]
+    captions: list[str]
+    latents: torch.Tensor
+    prompt_embeds: torch.Tensor
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an assembled set; InputError when the folder is not one, or was not finished."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is no assembled training set: {MANIFEST} is missing", "run `raysys assemble` first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_tables(folder: str | Path) -> Iterator[pa.Table]:
+    """All parts of an assembled set as Arrow tables, for sets small enough to be held (the fusion set)."""
+    for part in read_manifest(folder)["parts"]:
+        yield pq.read_table(Path(folder) / part["name"])
+
+
+def read_part(path: Path) -> Part:
+    """Decode one part into stacked arrays."""
+    table = pq.read_table(path, columns=COLUMNS)
+    return Part(
+        table["row_id"].to_pylist(),
+        table["caption"].to_pylist(),
+        _stacked(table, "latents"),
+        _stacked(table, "prompt_embeds"),
+    )
+
+
+def _stacked(table: pa.Table, column: str) -> torch.Tensor:
+    """The float16 arrays of a column of a part, which all have one shape, as [N, *shape]."""
+    shape = table[f"{column}_shape"][0].as_py()
+    data = b"".join(chunk.as_py() for chunk in table[column])
+    return torch.from_numpy(np.frombuffer(bytearray(data), dtype="<f2").reshape(table.num_rows, *shape))
+
+
+class PartLoader:
+    """Endless iterator of batches: latents [b, C, h, w] and prompt_embeds [b, T, D] float32, row_ids, captions, bucket.
+
+    `batch_size` is global; b = batch_size / world_size is this rank's share. `state()` after a batch is the position
+    behind it; a loader built with that state continues with exactly the next batch. Not to be shared by threads.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        state: LoaderState | None = None,
+        cached_parts: int = 4,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise InputError(
+                f"batch_size = {batch_size} does not divide over {world_size} workers", "make it a multiple of them"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank = {rank} is outside 0 … {world_size - 1}")
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.parts = read_manifest(folder)["parts"]
+        self._state = state or LoaderState()
+        self._cache: OrderedDict[int, Future[Part]] = OrderedDict()
+        self._cached_parts = max(2, cached_parts)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="part-reader")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the set, that is of one epoch."""
+        return sum(part["rows"] for part in self.parts)
+
+    def state(self) -> LoaderState:
+        """The position behind the last batch given out."""
+        return self._state
+
+    def close(self) -> None:
+        """Stop the reader thread."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> PartLoader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        self._state, bucket, rows = next_batch(self._state, self.parts, self.batch_size, self.seed)
+        share = self.batch_size // self.world_size
+        batch = self._fetch(rows[self.rank * share : (self.rank + 1) * share])
+        batch["bucket"] = bucket
+        self._read_ahead()
+        return batch
+
+    def _fetch(self, rows: list[tuple[int, int]]) -> dict[str, Any]:
+        """Rows (part number, row) as a batch; reads each part once."""
+        parts = {number: self._part(number).result() for number in {number for number, _ in rows}}
+        return {
+            "latents": torch.stack([parts[p].latents[r] for p, r in rows]).float(),
+            "prompt_embeds": torch.stack([parts[p].prompt_embeds[r] for p, r in rows]).float(),
+            "row_ids": [parts[p].row_ids[r] for p, r in rows],
+            "captions": [parts[p].captions[r] for p, r in rows],
+        }
+
+    def _part(self, number: int) -> Future[Part]:
+        """A part from the cache, or being read; the one used longest ago leaves."""
+        if number not in self._cache:
+            self._cache[number] = self._reader.submit(read_part, self.folder / self.parts[number]["name"])
+            while len(self._cache) > self._cached_parts:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+    def _read_ahead(self) -> None:
+        """Start to read the part of the next batch and the one behind it."""
+        epoch, part = self._state.epoch, self._state.part
+        coming = part_order(len(self.parts), self.seed, epoch)[part : part + 2]
+        if len(coming) < 2:
+            coming += part_order(len(self.parts), self.seed, epoch + 1)[: 2 - len(coming)]
+        for number in coming:
+            self._part(number)
+
+
+def next_batch(
+    state: LoaderState, parts: list[dict[str, Any]], batch_size: int, seed: int
+) -> tuple[LoaderState, str, list[tuple[int, int]]]:
+    """Pure: the next global batch behind `state` → (new state, bucket, batch_size rows as (part number, row)).
+
+    Walks the parts in epoch order, adding rows to what waits in their bucket until one bucket has a full batch.
+    """
+    epoch, part, offset = state.epoch, state.part, state.offset
+    waiting = {bucket: list(rows) for bucket, rows in state.waiting.items()}
+    order = part_order(len(parts), seed, epoch)
+    while True:
+        if part == len(order):
+            epoch, part, offset = epoch + 1, 0, 0
+            order = part_order(len(parts), seed, epoch)
+        number = order[part]
+        n_rows, bucket = parts[number]["rows"], parts[number]["bucket"]
+        gathered = waiting.setdefault(bucket, [])
+        taken = row_order(n_rows, seed, epoch, number)[offset : offset + batch_size - len(gathered)]
+        gathered += [(number, row) for row in taken]
+        offset += len(taken)
+        if offset == n_rows:
+            part, offset = part + 1, 0
+        if len(gathered) == batch_size:
+            del waiting[bucket]
+            waiting = {name: rows for name, rows in waiting.items() if rows}
+            return LoaderState(epoch, part, offset, state.batches + 1, waiting), bucket, gathered
+
+
+def part_order(n_parts: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The parts in the order of an epoch."""
+    return _permutation(n_parts, (seed, epoch, 0))
+
+
+def row_order(n_rows: int, seed: int, epoch: int, part: int) -> tuple[int, ...]:
+    """The rows of a part in the order of an epoch."""
+    return _permutation(n_rows, (seed, epoch, part + 1))
+
+
+@lru_cache(maxsize=16)  # a part serves many batches
+def _permutation(n: int, key: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(key).permutation(n).tolist())
