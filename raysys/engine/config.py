@@ -38,3 +38,27 @@ class EngineConfig(Config):
     progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
     watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")
     data_context: dict[str, Any] = Field({}, description="attributes set on ray.data.DataContext")
+
+
+class TrainEngineConfig(Config):
+    """Ray Train settings of a training."""
+
+    num_workers: int = Field(1, ge=1, description="data-parallel workers (DDP)")
+    min_workers: int | None = Field(
+        None, ge=1, description="elastic: go on with as few when nodes are lost; null = fixed"
+    )
+    use_gpu: bool = Field(False, description="one GPU per worker; false = CPU and gloo")
+    cpus_per_worker: float = Field(1, gt=0, description="CPUs of one worker")
+    accelerator_type: str | None = Field(None, description="for example L4: only nodes with this accelerator")
+    max_failures: int = Field(
+        3, ge=-1, description="restarts from the last checkpoint after a lost worker; -1 = no limit"
+    )
+    checkpoints_to_keep: int = Field(2, ge=1, description="newest checkpoints that stay on storage")
+    tensorboard: bool = Field(False, description="also write TensorBoard events to <output>/tensorboard")
+    mlflow_uri: str | None = Field(None, description="also log to this MLflow tracking URI (needs the extra mlflow)")
+
+    @model_validator(mode="after")
+    def _elastic(self) -> TrainEngineConfig:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers ({self.min_workers}) is above num_workers ({self.num_workers})")
+        return self

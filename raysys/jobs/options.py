@@ -30,3 +30,6 @@ class RunOptions:
 
     address: str | None = None
     """"local" = a private Ray on this machine; else a Ray address; None = the running cluster, or local without one."""
+
+    retry: bool = False
+    """Redo only the rows that stand as errors, with the configuration that wrote them (`raysys retry`)."""

@@ -1,0 +1,69 @@
+"""Job `encode`: SAMPLES → LATENTS and TEXT_STATES, each encoded once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from raysys.config import Config
+from raysys.engine.config import EngineConfig
+from raysys.jobs.inputs import KeptRows, complete, version_of
+from raysys.jobs.options import RunOptions
+from raysys.jobs.run_table import TableJob, run_table
+from raysys.jobs.stages import RowStage
+from raysys.latents.encode import EncodeLatents, EncodeText, LatentEncoderConfig, TextEncoderConfig
+from raysys.models.loading import model_hash, part_folder
+from raysys.rows import DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
+
+
+class JobConfig(Config):
+    """Encode images to VAE latents and captions to text states."""
+
+    samples: str = Field(description="table of SAMPLES rows")
+    duplicates: str | None = Field(None, description="table of DUPLICATES rows: only representatives are encoded")
+    latents: str = Field(description="output table of LATENTS rows")
+    text_states: str = Field(description="output table of TEXT_STATES rows")
+    images: LatentEncoderConfig = Field(LatentEncoderConfig(), description="VAE, resolution, crop")
+    text: TextEncoderConfig = Field(TextEncoderConfig(), description="text encoder")
+    chunk_rows: int = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+
+
+def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """Write both tables."""
+    return {
+        "latents": run_table(_latents_job(config), config, options),
+        "text_states": run_table(_text_job(config), config, options),
+    }
+
+
+def _latents_job(config: JobConfig) -> TableJob:
+    vae = model_hash(part_folder(config.images.vae, "vae"))
+    fields = {"images": config.images.result_fields(), "vae_hash": vae}
+    columns = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
+    return _job(config, config.latents, LATENTS, "vae", fields, columns, EncodeLatents, config.images)
+
+
+def _text_job(config: JobConfig) -> TableJob:
+    encoder = model_hash(part_folder(config.text.text_encoder, "text_encoder"))
+    fields = {"text": config.text.result_fields(), "text_encoder_hash": encoder}
+    return _job(config, config.text_states, TEXT_STATES, "text", fields, ("row_id", "caption"), EncodeText, config.text)
+
+
+def _job(config, output, row_type, name, fields, columns, build, build_config) -> TableJob:
+    samples = complete(config.samples, SAMPLES)
+    duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
+    source = {"samples": samples.identity, "duplicates": duplicates.identity if duplicates else None}
+    return TableJob(
+        job="encode",
+        output=output,
+        row_type=row_type,
+        fields={**source, **fields},
+        parts=samples.inputs(),
+        chunk_rows=config.chunk_rows,
+        load=KeptRows(config.samples, version_of(samples, duplicates), columns, config.duplicates),
+        stage=(RowStage, (name, build, (build_config,))),
+        engine=config.engine,
+        heavy=True,
+    )

@@ -1,0 +1,72 @@
+"""Job `ingest`: shards → SAMPLES. One row per item of the input, whatever its fate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from raysys.config import Config
+from raysys.engine.config import EngineConfig
+from raysys.jobs.options import RunOptions
+from raysys.jobs.run_table import TableJob, run_table
+from raysys.rows import SAMPLES
+from raysys.shards.ingest import IngestConfig, ingest_rows
+from raysys.shards.inputs import InputFile, list_inputs
+from raysys.tables import Chunk, InputPart
+
+
+class JobConfig(Config):
+    """Read shards, Parquet or a folder; check every image, caption and licence."""
+
+    input: str = Field(description="folder or file: WebDataset tars, Parquet, an image folder, a CSV or JSONL index")
+    output: str = Field(description="table of SAMPLES rows")
+    ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licences")
+    chunk_rows: int = Field(10_000, ge=1, description="rows lost at most when a worker is killed")
+    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+
+
+def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """Write the SAMPLES table of `config.input`."""
+    files = {f.name: f for f in list_inputs(config.input)}
+    return run_table(
+        TableJob(
+            job="ingest",
+            output=config.output,
+            row_type=SAMPLES,
+            fields={"ingest": config.ingest.model_dump(mode="json")},
+            parts=[InputPart(f.name, f.path, f.n_items, f.signature) for f in files.values()],
+            chunk_rows=config.chunk_rows,
+            load=positions,
+            stage=(IngestStage, (tuple(files.values()), config.ingest)),
+            engine=config.engine,
+            keyed=False,
+        ),
+        config,
+        options,
+    )
+
+
+def positions(chunk: Chunk) -> pa.Table:
+    """An item of ingest is a position in a shard: the stage reads it there itself, so no image travels."""
+    n = chunk.stop - chunk.start
+    return pa.table({"file": [chunk.part.name] * n, "index": pa.array(range(chunk.start, chunk.stop), pa.int64())})
+
+
+class IngestStage:
+    """`ingest_rows` over a run of consecutive positions of one file."""
+
+    name = "ingest"
+
+    def __init__(self, files: tuple[InputFile, ...], config: IngestConfig) -> None:
+        self._files = {f.name: f for f in files}
+        self._config = config
+
+    def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
+        file = self._files[items["file"][0].as_py()]
+        start, stop = items["index"][0].as_py(), items["index"][-1].as_py() + 1
+        return list(ingest_rows(file, start, stop, self._config))
+
+    def failed(self, item: dict[str, Any], fate: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"row_id": f"{item['file']}/#{item['index']}", "shard": self._files[item["file"]].path, **fate}]

@@ -1,0 +1,65 @@
+"""Reading an upstream table chunk by chunk: what most row jobs take as their input."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysys.outcomes import KEPT
+from raysys.rows import RowType
+from raysys.tables import Chunk, TableView, open_table
+from raysys.tables.join import AlignedTable
+from raysys.tables.read import Part
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """Loads the kept rows of a chunk of table `path`; with `duplicates`, only the representatives. Picklable.
+
+    version: changes with the contents of the tables, so that a worker's cached listing is never a stale one.
+    """
+
+    path: str
+    version: str
+    columns: tuple[str, ...] | None = None
+    duplicates: str | None = None
+
+    def __call__(self, chunk: Chunk) -> pa.Table:
+        part = _parts(self.path, self.version)[chunk.part.name]
+        columns = None if self.columns is None else [*self.columns, "outcome"]
+        table = part.read(columns).slice(chunk.start, chunk.stop - chunk.start)
+        table = table.filter(pc.equal(table["outcome"], KEPT))
+        if self.duplicates is None:
+            return table
+        fates = _aligned(self.duplicates, self.version).rows_of(part, ["outcome"])
+        keep = [fates.get(row_id, {}).get("outcome") == KEPT for row_id in table["row_id"].to_pylist()]
+        return table.filter(pa.array(keep, pa.bool_()))
+
+
+@lru_cache(maxsize=4)
+def _parts(path: str, _version: str) -> dict[str, Part]:
+    return {part.chunk.name: part for part in open_table(path).parts}
+
+
+@lru_cache(maxsize=4)
+def _aligned(path: str, _version: str) -> AlignedTable:
+    return AlignedTable(open_table(path))
+
+
+def version_of(*views: TableView | None) -> str:
+    """A short hash of the contents of tables: every part with its retries."""
+    signatures = [p.signature for view in views if view is not None for p in view.inputs()]
+    return hashlib.sha256("".join(signatures).encode()).hexdigest()[:16]
+
+
+def complete(path: str, row_type: RowType) -> TableView:
+    """The table at `path`, with a note on standard error when it is not finished."""
+    view = open_table(path, row_type)
+    if view.n_pending:
+        print(f"note: {path} has {view.n_pending} pending chunks; going on with what is there", file=sys.stderr)
+    return view

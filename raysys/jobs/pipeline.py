@@ -1,0 +1,263 @@
+"""Job `pipeline`: every arrow in order, from shards to the report of two models. `make demo` runs it.
+
+scenes → ingest → dedup → encode → assemble → train (baseline ‖ mitigated) → generate → replicate → report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field
+
+from raysys.config import Config, dump
+from raysys.engine.config import EngineConfig, TrainEngineConfig
+from raysys.fusion import FusionConfig
+from raysys.generation.generate import GenerateConfig
+from raysys.jobs import assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
+from raysys.jobs.layout import MODELS, SPLITS, Layout
+from raysys.jobs.options import RunOptions
+from raysys.jobs.run_table import refuse_lost_path
+from raysys.latents.encode import LatentEncoderConfig, TextEncoderConfig
+from raysys.replication import ReplicationConfig
+from raysys.scenes.demo_shards import ScenesConfig
+from raysys.shards.duplicates import DuplicatesConfig
+from raysys.shards.ingest import IngestConfig
+from raysys.similarity import DescriptorConfig
+from raysys.tables import Store
+from raysys.training.config import DiffusionTrainingConfig
+
+
+class ShardsConfig(Config):
+    """Input shards; null = the scenes that this run draws."""
+
+    train: str = Field(description="training shards: tars, Parquet or a folder")
+    held_out: str = Field(description="shards that are not trained on: the level of chance")
+    fusion: str = Field(description="fusion set: images whose caption is their class")
+
+
+class JobConfig(Config):
+    """The whole run. Each section is that of the job of the same name."""
+
+    run: str = Field("runs/demo", description="run folder; everything the run makes lies in it")
+    seed: int = Field(0, ge=0, description="seed of weights, sample order, noise and generations; not of the scenes")
+    shards: ShardsConfig | None = Field(None, description="your own shards; null = draw scenes")
+    scenes: ScenesConfig = Field(ScenesConfig(), description="the drawn world, unless shards are given")
+    ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licences")
+    descriptor: DescriptorConfig = Field(DescriptorConfig(), description="compares images in dedup and replication")
+    duplicates: DuplicatesConfig = Field(DuplicatesConfig(), description="near-duplicate thresholds")
+    keep_duplicates: bool = Field(False, description="train on duplicates too, as a set without dedup would")
+    images: LatentEncoderConfig = Field(LatentEncoderConfig(), description="VAE, resolution, crop")
+    text: TextEncoderConfig = Field(TextEncoderConfig(), description="text encoder")
+    training: DiffusionTrainingConfig = Field(DiffusionTrainingConfig(), description="both trainings")
+    w_lat: float = Field(0.1, ge=0, le=1, description="mitigated model: latent fusion weight (Eq. 1)")
+    w_emb: float = Field(0.5, ge=0, le=1, description="mitigated model: embedding fusion weight (Eq. 2)")
+    fusion_level: str = Field(
+        "embedding", pattern="embedding|token", description="mitigated model: where captions fuse"
+    )
+    num_images_per_prompt: int = Field(2, ge=1, description="generations per training caption")
+    guidance_scale: float = Field(3.0, ge=0, description="classifier-free guidance")
+    num_inference_steps: int = Field(20, ge=1, description="DPM-Solver++ steps")
+    generate_batch_size: int = Field(16, ge=1, description="images per U-Net call; part of what fixes the bytes")
+    generate_chunk_rows: int = Field(64, ge=1, description="prompts per chunk of the generate job")
+    replication: ReplicationConfig = Field(ReplicationConfig(), description="how generations are compared")
+    engine: EngineConfig = Field(EngineConfig(), description="row stages on the cluster")
+    train_engine: TrainEngineConfig = Field(TrainEngineConfig(), description="each training on the cluster")
+    full_command: str = Field(
+        "raysys train-diffusion --config full", description="what the report names as the published recipe"
+    )
+
+
+def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """Run every step that is not finished, then write report.html and summary.json. Returns the summary."""
+    refuse_lost_path(config.run)
+    if options.dry_run:
+        return _dry_run(config)
+    from raysys.engine.cluster import cluster
+
+    log = _Log(config)
+    options = dataclasses.replace(options, limit=None)
+    with cluster(options.address):
+        for name, step in _steps(config, options):
+            log.step(name, step)
+    return report.run(report.JobConfig(run=config.run), options)
+
+
+def _steps(config: JobConfig, options: RunOptions) -> list[tuple[str, Callable[[], Any]]]:
+    """(name, action) of every step before the report, in order."""
+    steps: list[tuple[str, Callable[[], Any]]] = []
+    if config.shards is None:
+        steps.append(("scenes", lambda: scenes.run(_scenes(config), options)))
+    steps += [
+        ("ingest", lambda: [ingest.run(c, options) for c in _ingests(config)]),
+        ("dedup", lambda: dedup.run(_dedup(config), options)),
+        ("encode", lambda: [encode.run(c, options) for c in _encodes(config)]),
+        ("assemble", lambda: [assemble.run(c, options) for c in _assembles(config)]),
+        ("train", lambda: train_diffusion.run_all(_trainings(config), options)),
+        ("generate", lambda: [generate.run(c, options) for c in _generates(config)]),
+        ("replicate", lambda: [replicate.run(c, options) for c in _replications(config)]),
+    ]
+    return steps
+
+
+def _dry_run(config: JobConfig) -> dict[str, Any]:
+    print(f"pipeline would write {config.run} by these steps (nothing was written):")
+    for name, _ in _steps(config, RunOptions()):
+        print(f"  {name}")
+    print("  report")
+    return {}
+
+
+class _Log:
+    """Says which step runs, and keeps the seconds of each step over all runs in <run>/pipeline.json."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._store = Store(config.run)
+        self._record = self._store.read_json("pipeline.json") or {"seconds": {}}
+        self._record |= {"seed": config.seed, "config": config.model_dump(mode="json"), "command": _command()}
+        self._store.write("config.yaml", dump(config).encode())
+
+    def step(self, name: str, action: Callable[[], Any]) -> None:
+        print(f"\n── {name}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        try:
+            action()
+        finally:
+            seconds = self._record["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 2)
+            self._store.write_json("pipeline.json", self._record)
+
+
+def _command() -> str:
+    return " ".join(["raysys", *sys.argv[1:]])
+
+
+# --- the configuration of every step: wiring, no math ---
+
+
+def _scenes(config: JobConfig) -> scenes.JobConfig:
+    return scenes.JobConfig(output=Layout(config.run)("shards"), scenes=config.scenes)
+
+
+def _ingests(config: JobConfig) -> list[ingest.JobConfig]:
+    at = Layout(config.run)
+    source = {s: at.shards(s) if config.shards is None else getattr(config.shards, s) for s in SPLITS}
+    return [
+        ingest.JobConfig(input=source[s], output=at.samples(s), ingest=config.ingest, engine=config.engine)
+        for s in SPLITS
+    ]
+
+
+def _dedup(config: JobConfig) -> dedup.JobConfig:
+    at = Layout(config.run)
+    return dedup.JobConfig(
+        samples=at.samples("train"),
+        descriptors=at.descriptors,
+        output=at.duplicates,
+        descriptor=config.descriptor,
+        decode=config.ingest.decode,
+        duplicates=config.duplicates,
+        engine=config.engine,
+    )
+
+
+def _encodes(config: JobConfig) -> list[encode.JobConfig]:
+    at = Layout(config.run)
+    return [
+        encode.JobConfig(
+            samples=at.samples(split),
+            duplicates=at.duplicates if split == "train" else None,
+            latents=at.latents(split),
+            text_states=at.text_states(split),
+            images=config.images,
+            text=config.text,
+            engine=config.engine,
+        )
+        for split in ("train", "fusion")
+    ]
+
+
+def _assembles(config: JobConfig) -> list[assemble.JobConfig]:
+    at = Layout(config.run)
+    return [
+        assemble.JobConfig(
+            samples=at.samples(split),
+            duplicates=at.duplicates if split == "train" else None,
+            latents=at.latents(split),
+            text_states=at.text_states(split),
+            output=at.assembled(split),
+            keep_duplicates=config.keep_duplicates and split == "train",
+            seed=config.seed,
+        )
+        for split in ("train", "fusion")
+    ]
+
+
+def _trainings(config: JobConfig) -> list[train_diffusion.JobConfig]:
+    at = Layout(config.run)
+    fusion = {
+        "baseline": FusionConfig(level="none"),
+        "mitigated": FusionConfig(
+            level=config.fusion_level, w_lat=config.w_lat, w_emb=config.w_emb, set=at.assembled("fusion")
+        ),
+    }
+    return [
+        train_diffusion.JobConfig(
+            training_set=at.assembled("train"),
+            output=at.model(name),
+            vae=config.images.vae,
+            text_encoder=config.text.text_encoder,
+            training=config.training.model_copy(update={"seed": config.seed, "fusion": fusion[name]}),
+            engine=config.train_engine,
+        )
+        for name in MODELS
+    ]
+
+
+def _generates(config: JobConfig) -> list[generate.JobConfig]:
+    at = Layout(config.run)
+    return [
+        generate.JobConfig(
+            prompts=at.assembled("train"),
+            output=at.generations(name),
+            generate=GenerateConfig(
+                model=at.model(name) + "/pipeline",
+                num_images_per_prompt=config.num_images_per_prompt,
+                seed=config.seed,
+                guidance_scale=config.guidance_scale,
+                num_inference_steps=config.num_inference_steps,
+                batch_size=config.generate_batch_size,
+            ),
+            chunk_rows=config.generate_chunk_rows,
+            engine=config.engine,
+        )
+        for name in MODELS
+    ]
+
+
+def _replications(config: JobConfig) -> list[replicate.JobConfig]:
+    """Both models against what they were trained on, with held-out images beside; then chance: the baseline's
+    generations against the held-out images in the place of the training ones."""
+    at = Layout(config.run)
+    shared = {"replication": config.replication.model_copy(update={"descriptor": config.descriptor})}
+    against_training = [
+        replicate.JobConfig(
+            generated=at.generations(name),
+            training=at.samples("train"),
+            duplicates=at.duplicates,
+            held_out=at.samples("held_out"),
+            output=at.replication(name),
+            **shared,
+        )
+        for name in MODELS
+    ]
+    chance = replicate.JobConfig(
+        generated=at.generations("baseline"),
+        training=at.samples("held_out"),
+        output=at.replication("held_out"),
+        **shared,
+    )
+    return [*against_training, chance]

@@ -1,0 +1,110 @@
+"""Job `replicate`: GENERATIONS × training SAMPLES → R and MATCHES rows; `raysys replication` is its short form."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from pydantic import Field
+
+from raysys.config import Config, dump
+from raysys.errors import InputError
+from raysys.jobs.inputs import complete
+from raysys.jobs.options import RunOptions
+from raysys.jobs.run_table import refuse_lost_path
+from raysys.outcomes import KEPT
+from raysys.replication import ReplicationConfig, ReplicationResult, score
+from raysys.replication.inputs import ImageSet, RawImage, open_images
+from raysys.replication.score import terminal_progress
+from raysys.rows import DUPLICATES, MATCHES
+from raysys.tables import InputPart, Store, commit_part, open_output
+from raysys.tables.plan import fingerprint
+
+RESULT = "replication.json"
+
+
+class JobConfig(Config):
+    """Measure how much generations repeat of the training images."""
+
+    generated: str = Field(description="folder of images or table of GENERATIONS rows")
+    training: str = Field(description="folder of images or table of SAMPLES rows")
+    duplicates: str | None = Field(
+        None, description="table of DUPLICATES rows: only representatives count as training images"
+    )
+    held_out: str | None = Field(None, description="real images that were not trained on: the level of chance")
+    output: str = Field(description="folder for replication.json and the table of MATCHES rows")
+    replication: ReplicationConfig = Field(ReplicationConfig(), description="descriptor, number of matches kept")
+
+
+def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """Write `<output>/replication.json` and `<output>/matches`; the JSON without its matches is returned."""
+    refuse_lost_path(config.output)
+    training = training_images(config.training, config.duplicates)
+    if options.dry_run:
+        generated = open_images(config.generated, "generated")
+        print(f"replicate would compare {len(generated):,} generated with {len(training):,} training images")
+        return {}
+    result = measure(config, training)
+    store = Store(config.output)
+    store.write_json(RESULT, result.to_dict())
+    store.write("config.yaml", dump(config).encode())
+    _write_matches(config, result)
+    return {k: v for k, v in result.to_dict().items() if k not in ("matches", "background", "unreadable")}
+
+
+def measure(config: JobConfig, training: ImageSet) -> ReplicationResult:
+    """The score, with progress lines."""
+    with terminal_progress() as progress:
+        return score(config.generated, training, held_out=config.held_out, config=config.replication, progress=progress)
+
+
+def training_images(path: str, duplicates: str | None) -> ImageSet:
+    """The images that were trained on: all of `path`, or only the representatives that `duplicates` kept."""
+    images = open_images(path, "training")
+    if duplicates is None:
+        return images
+    ids = {
+        row_id
+        for table in complete(duplicates, DUPLICATES).rows(["row_id"], outcome=KEPT)
+        for row_id in table["row_id"].to_pylist()
+    }
+    return Subset(images, ids)
+
+
+class Subset:
+    """The images of a set whose ids are in `ids`."""
+
+    def __init__(self, images: ImageSet, ids: Collection[str]) -> None:
+        self.source, self._images, self._ids = images.source, images, frozenset(ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def images(self) -> Iterator[RawImage]:
+        return (image for image in self._images.images() if image.id in self._ids)
+
+    def bytes_of(self, image_id: str) -> bytes:
+        if image_id not in self._ids:
+            raise KeyError(image_id)
+        return self._images.bytes_of(image_id)
+
+    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+        return self._images.facts_of(ids)
+
+
+def _write_matches(config: JobConfig, result: ReplicationResult) -> None:
+    rows = MATCHES.table(result.neighbours)
+    fields = {"config": config.model_dump(mode="json"), "R": result.R}
+    part = InputPart("matches", config.generated, len(rows), fingerprint(fields))
+    output = open_output(
+        f"{config.output}/matches", MATCHES, "replicate", fields, [part], max(len(rows), 1), "recompute"
+    )
+    commit_part(output.folder, output.chunks[0].file, rows)
+
+
+def load_result(output: str) -> ReplicationResult:
+    """The result that a `replicate` job left in its output folder."""
+    data = Store(output).read_json(RESULT)
+    if data is None:
+        raise InputError(f"{output} holds no {RESULT}", "run `raysys replicate` first")
+    return ReplicationResult.from_dict(data)

@@ -1,0 +1,144 @@
+"""Run one table job: plan, dry run, map, retry, record. Every row job goes through here; none has its own way."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raysys import __version__
+from raysys.config import Config, dump
+from raysys.engine.config import EngineConfig
+from raysys.errors import InputError
+from raysys.jobs.options import RunOptions
+from raysys.outcomes import Counts
+from raysys.rows import RowType
+from raysys.tables import Chunk, InputPart, Output, TableView, open_output
+from raysys.tables.read import error_keys, open_table, parts_of
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """A row stage from input parts to one table.
+
+    fields: every value that changes the result (makes the fingerprint).
+    load: chunk → items (an Arrow table), in CPU tasks; stage: (factory, args), built once per worker.
+    keyed: the output keys follow from the items; heavy: the stage loads a model and gets an actor pool.
+    """
+
+    job: str
+    output: str
+    row_type: RowType
+    fields: Mapping[str, Any]
+    parts: Sequence[InputPart]
+    chunk_rows: int
+    load: Callable[[Chunk], pa.Table]
+    stage: tuple[Callable[..., Any], tuple]
+    engine: EngineConfig
+    keyed: bool = True
+    heavy: bool = False
+
+
+def run_table(job: TableJob, config: Config, options: RunOptions) -> dict[str, Any]:
+    """Do the pending chunks of `job` (or its error rows, when `options.retry`). Returns the summary as a dict."""
+    refuse_lost_path(job.output)
+    if not job.parts and not options.retry:
+        raise InputError(f"{job.job} has no input", "check the input path, or run the job before it")
+    output = _open(job, options)
+    if options.dry_run:
+        return _dry_run(job, output, options)
+    from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
+    from raysys.engine.map import MapJob, StageSpec, run_map
+
+    only = _errors(output) if options.retry else None
+    mapped = MapJob(output, job.load, StageSpec(*job.stage), job.keyed, job.heavy, job.engine, only, options.limit)
+    chunks = mapped.chunks()
+    if not chunks:
+        print(f"{job.job}: nothing to do, {len(output.chunks)} chunks are done", file=sys.stderr)
+        return summary(output, 0.0)
+    if not options.retry:
+        output.folder.write_json("_run/job.json", {"job": job.job, "config": config.model_dump(mode="json")})
+        output.folder.write("_run/config.yaml", dump(config).encode())
+    with cluster(options.address):
+        result = run_map(mapped)
+    output.folder.write("_run/stats.txt", result.stats.encode())
+    record = summary(output, result.seconds)
+    output.folder.write_json("_run/summary.json", record)
+    return record
+
+
+def _open(job: TableJob, options: RunOptions) -> Output:
+    if options.retry:
+        view = open_table(job.output, job.row_type)
+        return next(o for o in view.outputs if o.producer == job.job)
+    fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
+    return open_output(
+        job.output, job.row_type, job.job, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
+    )
+
+
+def _errors(output: Output) -> dict[str, tuple[int, frozenset[tuple]]]:
+    """{chunk: (number of the next retry, keys that still stand as errors)}"""
+    found = {}
+    for part in parts_of(output):
+        if keys := error_keys(part):
+            found[part.chunk.name] = (len(part.files), frozenset(keys))
+    return found
+
+
+def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, Any]:
+    from raysys.engine.map import first_items
+
+    chosen = first_items(output.chunks, options.limit)
+    done = output.done()
+    pending = [c for c in chosen if c.name not in done]
+    pool = job.engine.pool
+    plan = {
+        "job": job.job,
+        "output": output.folder.url,
+        "inputs": len(job.parts),
+        "items": sum(c.stop - c.start for c in chosen),
+        "chunks": len(chosen),
+        "pending_chunks": len(pending),
+        "pending_items": sum(c.stop - c.start for c in pending),
+        "workers": f"{pool.min_size}–{pool.max_size} × ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)"
+        if job.heavy
+        else f"one task per chunk × {pool.num_cpus:g} CPU",
+    }
+    print(f"{job.job} would do (nothing was written):")
+    for name, value in plan.items():
+        print(f"  {name:<15} {value:,}" if isinstance(value, int) else f"  {name:<15} {value}")
+    return plan
+
+
+def summary(output: Output, seconds: float) -> dict[str, Any]:
+    """Counts after retries, progress and place of one output."""
+    counts = counts_of_output(output)
+    return {
+        "table": output.table.url,
+        "producer": f"{output.producer}-{output.fingerprint}",
+        "chunks": len(output.chunks),
+        "pending_chunks": len(output.pending()),
+        "rows": counts.as_dict(),
+        "seconds": round(seconds, 2),
+    }
+
+
+def counts_of_output(output: Output) -> Counts:
+    return TableView(output.table, (output,)).counts()
+
+
+def refuse_lost_path(path: str) -> None:
+    """InputError for an output that would vanish with its node: a relative or temporary path in a submitted job."""
+    if "://" in path or not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return
+    resolved = os.path.abspath(path)
+    if not os.path.isabs(path) or resolved.startswith(("/tmp/", os.getcwd() + os.sep)):
+        raise InputError(
+            f"output {path!r} lies on the node that runs this job and goes away with it",
+            "give an s3:// or gs:// path, or a folder on a file system that all nodes mount",
+        )
