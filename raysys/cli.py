@@ -16,6 +16,7 @@ import click
 
 from raysys import __version__, signals
 from raysys.cli_job import JobCommand
+from raysys.cli_replication import replication
 from raysys.cli_submit import submit
 from raysys.errors import InputError, RunFailed
 from raysys.jobs import JOBS
@@ -101,12 +102,14 @@ def verify(path: str) -> int | None:
     return tables_cli.verify(path)
 
 
+cli.add_command(replication)
 cli.add_command(submit)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """The `raysys` program. Turns every way of ending into a message and an exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("raysys").setLevel(logging.INFO)
     signals.install()
     sys.exit(_run(args))
 

@@ -38,6 +38,19 @@ FROZEN = {
     "failed": {"path", "--limit", "--json"},
     "retry": {"path", "--limit", "--dry-run", "--address"},
     "verify": {"path"},
+    "replication": {
+        "generated",
+        "training",
+        "--held-out",
+        "--report",
+        "--json",
+        "--csv",
+        "--descriptor",
+        "--weights",
+        "--sha256",
+        "--preset",
+        "--top",
+    },
     "submit": (JOB_FLAGS - {"--print-config"}) | {"JOB", "--submission-id", "--no-wait", "--print-only"},
 }
 """Every command and flag. A new knob belongs into a config; a new flag is written down here, on purpose."""

@@ -194,6 +194,13 @@ def test_lock_holds_every_direct_dependency_in_its_range() -> None:
         assert requirement.specifier.contains(version, prereleases=True), f"{text} against {version}"
 
 
+def test_wheels_carry_every_file_that_is_no_module() -> None:
+    patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["raysys"]
+    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    data = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
+    assert sorted(relative(p) for p in data - packed) == []
+
+
 def test_licence_is_the_unmodified_apache_text() -> None:
     digest = hashlib.sha256((REPO / "LICENSE").read_bytes()).hexdigest()
     assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
