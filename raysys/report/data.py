@@ -1,0 +1,76 @@
+"""What the reports are made of: frozen objects that a job fills in. Nothing here computes or renders.
+
+Images are asked for by id through callables, because only the few that the gallery shows are ever read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysys.outcomes import Counts
+from raysys.replication import ReplicationResult
+
+ImageOf = Callable[[str], bytes]
+"""id → the bytes of an image file, as `ImageSet.bytes_of`. OSError, KeyError, ValueError: a placeholder is shown."""
+
+
+@dataclass(frozen=True)
+class TableOutcome:
+    """The fate of one table's rows, as counted after its stage."""
+
+    name: str
+    counts: Counts
+    stage: str = ""
+    """The stage of `PipelineReport.seconds` that wrote it, when that has another name than the table."""
+    licences: Mapping[str, int] = field(default_factory=dict)
+    """Rows per normalised licence id; empty where the table has no licences."""
+
+
+@dataclass(frozen=True)
+class DuplicateCluster:
+    """Images that show the same thing. `members` are ids for the report's image callable, the representative first."""
+
+    members: Sequence[str]
+    size: int
+    kind: str
+    licence: str | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelReplication:
+    """One trained model's measurement: `label` is how the page calls it, `image` gives its generations by id."""
+
+    label: str
+    result: ReplicationResult
+    image: ImageOf
+    recipe: str = ""
+    """How it was trained, in words, e.g. "dual fusion at embedding level, w_lat 0.1, w_emb 0.5"."""
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """Everything that the report of a whole run (`raysys demo`) shows."""
+
+    title: str
+    seed: int
+    command: str
+    versions: Mapping[str, str]
+    seconds: Mapping[str, float]
+    """Wall seconds per stage, in the order they ran."""
+    tables: Sequence[TableOutcome]
+    losses: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Training name → the records of its metrics.jsonl; those with `step` and `loss` are drawn."""
+    baseline: ModelReplication
+    mitigated: ModelReplication
+    held_out: ReplicationResult | None
+    """The baseline's generations measured against scenes that no model has seen: the level of chance likeness."""
+    training_image: ImageOf
+    stand_ins: Sequence[str]
+    """Sentences that say which part of the run is a small stand-in, for "what this does not show"."""
+    full_command: str
+    """The command that runs the published recipe with the real weights."""
+    duplicates: Sequence[DuplicateCluster] = ()
+    """Clusters of two or more, any order."""

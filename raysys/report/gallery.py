@@ -1,0 +1,118 @@
+"""Which matches are shown, side by side for one or two models, and which duplicate clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raysys.report.data import DuplicateCluster, ImageOf
+from raysys.report.images import Picture, pictures
+
+MAX_ENTRIES = 24
+N_OPEN = {1: 9, 2: 8}
+"""Entries shown at once, by number of models (3 or 2 columns); the rest unfolds: a phone must reach what follows."""
+MAX_CLUSTERS = 8
+MAX_MEMBERS = 4
+
+GALLERY_BUDGET_BYTES = 3_500_000
+CLUSTERS_BUDGET_BYTES = 500_000
+"""Together 4 MB of a page that stays below 5 MB with its plots and tables."""
+
+
+@dataclass(frozen=True)
+class ModelMatches:
+    """One model's `matches` ({generated, training, similarity, …}) and the pictures of its generations."""
+
+    key: str
+    label: str
+    matches: Sequence[Mapping[str, Any]]
+    image: ImageOf
+
+
+@dataclass(frozen=True)
+class Half:
+    """One model's generation and its nearest training image."""
+
+    key: str
+    label: str
+    generated: str
+    training: str
+    similarity: float
+    caption: str | None
+    licence: str | None
+    url: str | None
+    generated_picture: Picture
+    training_picture: Picture
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The halves of all models for the same generation id (prompt and index)."""
+
+    name: str
+    prompt: str | None
+    halves: tuple[Half, ...]
+
+    @property
+    def worst(self) -> float:
+        return max(half.similarity for half in self.halves)
+
+
+@dataclass(frozen=True)
+class ClusterPictures:
+    cluster: DuplicateCluster
+    shown: tuple[tuple[str, Picture], ...]
+
+
+def gallery(models: Sequence[ModelMatches], training_image: ImageOf, max_entries: int = MAX_ENTRIES) -> list[Entry]:
+    """The `max_entries` generations with the highest similarity in any model, worst first; ties by id."""
+    by_name: dict[str, list[tuple[ModelMatches, Mapping[str, Any]]]] = {}
+    for model in models:
+        for match in model.matches:
+            by_name.setdefault(str(match["generated"]), []).append((model, match))
+    worst = {name: max(float(match["similarity"]) for _, match in found) for name, found in by_name.items()}
+    chosen = sorted(by_name, key=lambda name: (-worst[name], name))[:max_entries]
+    sides = [side for name in chosen for side in by_name[name]]
+    requests = [(model.image, str(match["generated"])) for model, match in sides]
+    requests += [(training_image, str(match["training"])) for _, match in sides]
+    shown = pictures(requests, GALLERY_BUDGET_BYTES)
+    halves = iter(
+        _half(model, match, generated, training)
+        for (model, match), generated, training in zip(sides, shown[: len(sides)], shown[len(sides) :], strict=True)
+    )
+    return [
+        Entry(name, _prompt(found), tuple(next(halves) for _ in found))
+        for name, found in ((name, by_name[name]) for name in chosen)
+    ]
+
+
+def duplicate_clusters(clusters: Sequence[DuplicateCluster], training_image: ImageOf) -> list[ClusterPictures]:
+    """The largest clusters with the pictures of their first members."""
+    largest = sorted(clusters, key=lambda c: -c.size)[:MAX_CLUSTERS]
+    members = [list(cluster.members)[:MAX_MEMBERS] for cluster in largest]
+    flat = [(training_image, name) for names in members for name in names]
+    shown = iter(pictures(flat, CLUSTERS_BUDGET_BYTES))
+    return [
+        ClusterPictures(cluster, tuple((name, next(shown)) for name in names))
+        for cluster, names in zip(largest, members, strict=True)
+    ]
+
+
+def _half(model: ModelMatches, match: Mapping[str, Any], generated: Picture, training: Picture) -> Half:
+    return Half(
+        key=model.key,
+        label=model.label,
+        generated=str(match["generated"]),
+        training=str(match["training"]),
+        similarity=float(match["similarity"]),
+        caption=match.get("caption"),
+        licence=match.get("licence"),
+        url=match.get("url"),
+        generated_picture=generated,
+        training_picture=training,
+    )
+
+
+def _prompt(found: Sequence[tuple[ModelMatches, Mapping[str, Any]]]) -> str | None:
+    return next((match["prompt"] for _, match in found if match.get("prompt")), None)

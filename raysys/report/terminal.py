@@ -1,0 +1,128 @@
+"""The tables that a command prints when it ends. Colours on a terminal; plain aligned text in a pipe or a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raysys.outcomes import Counts
+from raysys.replication import ReplicationResult
+from raysys.report.data import PipelineReport, TableOutcome
+from raysys.report.headline import Headline, pipeline_headline, replication_headline
+from raysys.report.text import duration, figures, interval, number, plain, sorted_reasons
+
+PLAIN_WIDTH = 120
+"""Width of a log line: a pipe has none, and rich's default of 80 would fold the reasons."""
+
+N_WORST = 5
+
+
+def print_demo(data: PipelineReport, file: TextIO | None = None) -> None:
+    """The end of `raysys demo`: what each stage did with its rows, its time, and R of both models."""
+    console = _console(file)
+    console.print(_stages(data))
+    console.print()
+    measured = [(data.baseline.label, data.baseline.result), (data.mitigated.label, data.mitigated.result)]
+    if data.held_out is not None:
+        measured.append(("Held-out level", data.held_out))
+    console.print(_replication(measured))
+    console.print()
+    headline = pipeline_headline(data)
+    _say(console, headline, "green" if headline.effect and not headline.warnings else "yellow")
+
+
+def print_replication(result: ReplicationResult, file: TextIO | None = None) -> None:
+    """The end of `raysys replication`: every figure that belongs to R, and the worst matches."""
+    console = _console(file)
+    table = _table()
+    table.add_column("Figure")
+    table.add_column("Value", justify="right")
+    for name, value in figures(result).items():
+        table.add_row(Text(name), Text(value))
+    console.print(table)
+    console.print()
+    console.print(_worst(result))
+    console.print()
+    if result.unreadable:
+        console.print(Text(f"{len(result.unreadable)} images could not be read and are not part of the figures:"))
+        for item in result.unreadable[:N_WORST]:
+            console.print(Text(f"  {item}"))
+    _say(console, replication_headline(result), "default")
+    console.print(Text("R is comparable only at equal |X| and equal |G|, with the same descriptor and preset."))
+
+
+def _console(file: TextIO | None) -> Console:
+    file = file or sys.stdout
+    terminal = file.isatty()
+    # No markup and no highlighting: file names and captions such as "[red]" are data.
+    return Console(file=file, markup=False, highlight=False, emoji=False, width=None if terminal else PLAIN_WIDTH)
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _stages(data: PipelineReport) -> Table:
+    """One row per stage in the order they ran, with the counts of the table (or tables) that it wrote."""
+    table = _table()
+    table.add_column("Stage")
+    for name in ("In", "Kept", "Rejected", "Error", "Time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Reasons", overflow="fold")
+    tables: dict[str, list[TableOutcome]] = {}
+    for outcome in data.tables:
+        tables.setdefault(outcome.stage or outcome.name, []).append(outcome)
+    for stage in dict.fromkeys([*data.seconds, *tables]):
+        time = duration(data.seconds.get(stage))
+        for outcome in tables.get(stage, []):
+            name = stage if outcome.name == stage else f"{stage} → {outcome.name}"
+            table.add_row(Text(name), *_numbers(outcome.counts), time, Text(_reasons(outcome.counts)))
+            time = ""
+        if stage not in tables:
+            table.add_row(Text(stage), "", "", "", "", time, "")
+    return table
+
+
+def _numbers(counts: Counts) -> list[Text]:
+    error = Text(f"{counts.n_error:,}", style="red" if counts.n_error else "")
+    return [*(Text(f"{n:,}") for n in (counts.total, counts.kept, counts.n_rejected)), error]
+
+
+def _reasons(counts: Counts) -> str:
+    reasons = [f"{plain(reason)} {n:,}" for reason, n in sorted_reasons(counts.rejected)]
+    return ", ".join(reasons + [f"error: {plain(reason)} {n:,}" for reason, n in sorted_reasons(counts.error)])
+
+
+def _replication(measured: Sequence[tuple[str, ReplicationResult]]) -> Table:
+    table = _table()
+    table.add_column("Replication")
+    for name in ("R", "95 % interval", "Mean", "Generated", "Searched"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, result in measured:
+        row = (number(result.R), interval(result.R_ci), number(result.mean))
+        table.add_row(Text(label), *row, f"{result.n_generated:,}", f"{result.n_training:,}")
+    return table
+
+
+def _worst(result: ReplicationResult) -> Table:
+    table = _table()
+    table.add_column("Worst matches", overflow="fold")
+    table.add_column("Nearest training image", overflow="fold")
+    table.add_column("Similarity", justify="right", no_wrap=True)
+    for match in sorted(result.matches, key=lambda m: -m["similarity"])[:N_WORST]:
+        table.add_row(Text(str(match["generated"])), Text(str(match["training"])), number(match["similarity"]))
+    return table
+
+
+def _say(console: Console, headline: Headline, style: str) -> None:
+    lines = [Text(headline.numbers, style="bold"), Text(headline.verdict, style=style)]
+    lines += [Text(f"warning: {warning}", style="yellow") for warning in headline.warnings]
+    for line in lines:
+        # In a log a sentence stays on one line, so that it can be searched for.
+        console.print(line, soft_wrap=not console.is_terminal)

@@ -1,0 +1,164 @@
+"""Fake but realistic report data: pictures drawn with numpy, similarities from known distributions, all seeded."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raysys.outcomes import Counts
+from raysys.replication import Background, ReplicationResult, stats
+from raysys.report.data import DuplicateCluster, ModelReplication, PipelineReport, TableOutcome
+
+COLOURS = {"red": (196, 62, 52), "blue": (52, 92, 190), "green": (64, 150, 84), "yellow": (226, 186, 60)}
+JAPANESE = {"red": "赤い", "blue": "青い", "green": "緑の", "yellow": "黄色い"}
+
+
+def result(mean: float, n: int = 128, seed: int = 0, n_training: int = 512, **changes: Any) -> ReplicationResult:
+    """A result with similarities around `mean`: generation `p<i>-0` is nearest to training image `t<i mod 40>`."""
+    rng = np.random.default_rng(seed)
+    similarities = rng.beta(10 * mean, 10 * (1 - mean), n)
+    ids = tuple(f"p{i:03}-0" for i in range(n))
+    neighbours = [
+        {
+            "generated": ids[i],
+            "rank": 0,
+            "training": f"shard-000/t{i % 40:03}",
+            "similarity": float(similarities[i]),
+            "prompt": caption(i),
+            "caption": caption(i % 40),
+            "licence": ("CC0-1.0", "CC-BY-4.0")[i % 2],
+            "url": f"https://scenes.example/{i % 40}",
+        }
+        for i in range(n)
+    ]
+    interval, reason = stats.interval_of_r(similarities)
+    figures = stats.summary(similarities)
+    del figures["n"]
+    measured = ReplicationResult(
+        R=stats.replication_score(similarities),
+        R_ci=interval,
+        R_ci_reason=reason,
+        n_generated=n,
+        n_training=n_training,
+        descriptor="embedded",
+        preset="embedded-v1",
+        weights_sha256="0123456789abcdef" * 4,
+        similarities=similarities,
+        generated_ids=ids,
+        neighbours=neighbours,
+        **figures,
+    )
+    return replace(measured, **changes)
+
+
+def with_background(measured: ReplicationResult) -> ReplicationResult:
+    """The result with a train-against-train background of mean 1/3."""
+    values = np.random.default_rng(7).beta(3, 6, measured.n_training)
+    background = Background(values, **stats.summary(values), histogram=stats.histogram(values))
+    rank = stats.percentile_rank(measured.R, values)
+    return replace(measured, background=background, R_background_percentile=rank)
+
+
+def caption(i: int) -> str:
+    names = list(COLOURS)
+    a, b = names[i % 4], names[(i // 4) % 4]
+    if i % 5 == 3:
+        return f"{JAPANESE[a]}円と{JAPANESE[b]}四角がある"
+    return f"a small {a} circle above a large {b} square on a plain background"
+
+
+def picture(i: int, noise: float = 0.0, side: int = 64) -> bytes:
+    """A PNG: a square and a circle whose colours and places follow from `i`."""
+    rng = np.random.default_rng(i)
+    names = list(COLOURS)
+    image = np.full((side, side, 3), 225.0) - rng.uniform(0, 40, 3)
+    y, x = np.mgrid[:side, :side] / side
+    cx, cy = rng.uniform(0.25, 0.75, 2)
+    image[(abs(x - cy) < 0.24) & (abs(y - cx) < 0.24)] = COLOURS[names[(i // 4) % 4]]
+    image[(x - cx) ** 2 + (y - cy) ** 2 < 0.03] = COLOURS[names[i % 4]]
+    image += np.random.default_rng(i + 1).normal(0, 255 * noise, image.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def generated_image(noise: float):
+    return lambda gen_id: picture(int(gen_id[1:4]) % 40, noise)
+
+
+def training_image(row_id: str) -> bytes:
+    return picture(int(row_id.rsplit("t", 1)[1]))
+
+
+def loss_records(seed: int, level: float) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    steps = np.arange(10, 1510, 10)
+    losses = (level + 0.7 * np.exp(-steps / 150)) * rng.lognormal(0, 0.12, len(steps))
+    return [{"step": int(s), "loss": float(v), "lr": 2e-4} for s, v in zip(steps, losses, strict=True)]
+
+
+def counts(kept: int, rejected: dict[str, int] | None = None, error: dict[str, int] | None = None) -> Counts:
+    return Counts(kept, Counter(rejected or {}), Counter(error or {}))
+
+
+def pipeline(baseline: float = 0.8, mitigated: float = 0.5, held_out: float = 0.3, **changes: Any) -> PipelineReport:
+    """A whole run; the three means decide which way the headline must go."""
+    ingest = {"too_large": 1, "truncated": 4, "licence_not_allowed": 19, "licence_unknown": 11, "empty_caption": 3}
+    data = PipelineReport(
+        title="A small model with and without dual fusion",
+        seed=0,
+        command="raysys demo --config raysys/jobs/configs/demo/demo.yaml seed=0",
+        versions={"raysys": "0.1.0", "ray": "2.60.0", "torch": "2.13.0", "diffusers": "0.42.1", "python": "3.11.9"},
+        seconds={
+            "scenes": 3.2,
+            "ingest": 6.8,
+            "duplicates": 4.1,
+            "latents": 11.4,
+            "text states": 8.0,
+            "training": 151.3,
+            "generation": 33.9,
+            "replication": 4.4,
+        },
+        tables=[
+            TableOutcome(
+                "samples",
+                counts(586, ingest, {"decoder_timeout": 1}),
+                "ingest",
+                {"CC0-1.0": 301, "CC-BY-4.0": 285, "CC-BY-NC-4.0": 19, "unknown": 11},
+            ),
+            TableOutcome("duplicates", counts(512, {"duplicate_of": 74})),
+            TableOutcome("latents", counts(512)),
+            TableOutcome("text_states", counts(512), "text states"),
+            TableOutcome("generations", counts(256), "generation"),
+        ],
+        losses={"baseline": loss_records(1, 0.12), "mitigated": loss_records(2, 0.2)},
+        baseline=ModelReplication(
+            "Baseline", with_background(result(baseline, seed=3)), generated_image(0.02), "captions as they are"
+        ),
+        mitigated=ModelReplication(
+            "Mitigated",
+            with_background(result(mitigated, seed=4)),
+            generated_image(0.15),
+            "dual fusion at embedding level, w_lat 0.1, w_emb 0.5",
+        ),
+        held_out=result(held_out, seed=5),
+        training_image=training_image,
+        stand_ins=[
+            "The data are drawn scenes of 64 × 64 pixels, and the models are small ones of the real architectures "
+            "trained on them: the direction of the effect is meaningful, its size is not that of Stable Diffusion.",
+            "The descriptor is the embedded one; published values of R use SSCD weights, which a demo does not have.",
+        ],
+        full_command="raysys mitigate --config mitigate/full.yaml model=/models/stable-diffusion-2-1",
+        duplicates=[
+            DuplicateCluster(
+                [f"t{i + 40 * k:03}" for k in range(5 - i % 3)], 5 - i % 3, ("near", "exact")[i % 2], "CC0-1.0"
+            )
+            for i in range(11)
+        ],
+    )
+    return replace(data, **changes)
