@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from pydantic import Field
 
+from raysys import outcomes
 from raysys.config import Config
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -45,8 +46,8 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_NO_RANGE_MODES = ("I", "F")
-"""32-bit integers and floats have no defined white: no honest 8-bit picture can be made of them."""
+_CONVERTIBLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}
+"""The rest is refused: 32-bit integers (I) and floats (F) have no defined white, Pillow cannot convert LAB."""
 
 
 class DecodeConfig(Config):
@@ -65,6 +66,10 @@ class Rejection:
 
     reason: str
     detail: str | None = None
+
+    def fate(self) -> dict[str, str | None]:
+        """The outcome columns of the row."""
+        return outcomes.rejected(self.reason, self.detail)
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,8 @@ def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Reject
         image.load()
     except _DECODER_ERRORS as exc:
         return _undecodable(data, exc)
-    if image.mode in _NO_RANGE_MODES:
-        return Rejection("unsupported_format", f"{image.format} with 32-bit samples (mode {image.mode})")
+    if image.mode not in _CONVERTIBLE_MODES:
+        return Rejection("unsupported_format", f"{image.format} in mode {image.mode}")
     return image, _orientation(image)
 
 

@@ -17,6 +17,9 @@ DEFAULT_ALLOWED = ("CC0", "CC-BY")
 """Families; a run over public-domain collections adds "PDM", "NoC-US" or "NKC" on purpose: they are statements about
 an image by somebody else, not licences by its author."""
 
+NOT_ALLOWED, NOT_KNOWN = LICENCE_REASONS = ("licence_not_allowed", "licence_unknown")
+"""The two reasons for which ingest refuses a sound image."""
+
 FIELDS = (
     "license",
     "licence",
@@ -141,6 +144,13 @@ def parse(text: str) -> str:
         terms = "by" + ("-nc" if match["nc"] else "") + ("-sa" if "share" in last else "-nd" if last else "")
         return _cc_id(terms, match["version"])
     return _OTHER_TEXTS.get(plain, UNKNOWN)
+
+
+def refusal(licence: str, allowed: Iterable[str]) -> str | None:
+    """The reason why a licence is refused, None when the allow-list covers it."""
+    if is_allowed(licence, allowed):
+        return None
+    return NOT_KNOWN if licence == UNKNOWN else NOT_ALLOWED
 
 
 def family(licence: str) -> str:

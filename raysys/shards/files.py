@@ -1,0 +1,107 @@
+"""Random access to the bytes of input files: local paths by pread, fsspec URLs (s3://, memory:// …) by range reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import fsspec
+
+PROBE_BYTES = 64 * 1024
+REMOTE_BLOCK_BYTES = 8 * 2**20
+"""Tars hold small members: reading ahead in large blocks beats one request per header or picture."""
+
+
+class Source(Protocol):
+    """An open input file. `size` in bytes; `read` returns fewer bytes than asked only at the end of the file."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class LocalSource:
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._fd).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._fd, length, offset)
+        while 0 < len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
+            data += more  # one pread returns at most 2 GiB, and less on some network file systems
+        return data
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class RemoteSource:
+    def __init__(self, url: str) -> None:
+        fs, path = fsspec.core.url_to_fs(url)
+        self._file = fs.open(path, "rb", block_size=REMOTE_BLOCK_BYTES)
+        self._lock = threading.Lock()
+        self.size = int(fs.size(path))
+
+    def read(self, offset: int, length: int) -> bytes:
+        with self._lock:  # a seek and a read belong together
+            self._file.seek(offset)
+            return self._file.read(length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def is_url(path: str) -> bool:
+    return "://" in path
+
+
+def open_source(path: str) -> Source:
+    """Open a local path or URL. FileNotFoundError, PermissionError … as the file system says."""
+    return RemoteSource(path) if is_url(path) else LocalSource(path)
+
+
+F = TypeVar("F", bound="Closable")
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class OpenFiles(Generic[F]):
+    """The most recently used open files of one process, by path; the oldest is closed when there are too many."""
+
+    def __init__(self, opener: Callable[[str], F], max_open: int) -> None:
+        self._opener, self._max_open = opener, max_open
+        self._open: OrderedDict[str, F] = OrderedDict()
+
+    def get(self, path: str) -> F:
+        file = self._open.pop(path, None) or self._opener(path)
+        self._open[path] = file
+        while len(self._open) > self._max_open:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def content_signature(source: Source) -> str:
+    """A cheap probe that changes when the file does: its size and a hash of the first and last 64 KiB."""
+    digest = hashlib.sha256(source.read(0, PROBE_BYTES))
+    if source.size > PROBE_BYTES:
+        start = max(PROBE_BYTES, source.size - PROBE_BYTES)
+        digest.update(source.read(start, source.size - start))
+    return f"{source.size}-{digest.hexdigest()[:16]}"
+
+
+def join(folder: str, name: str) -> str:
+    """A file inside a local folder or URL folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)

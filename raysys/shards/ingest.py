@@ -1,0 +1,164 @@
+"""Items of an input file → SAMPLES rows: exactly one row per item, in order, kept or with the reason why not.
+
+The first reason in this order holds: the source broke off, unsafe entry, no image, too many bytes, text, licence,
+image. The image is read (and its `sample_id` known) before text and licence are judged, so that a picture that was
+refused for its licence is still recognised elsewhere. Original bytes are referenced or copied, never re-encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from raysys import outcomes
+from raysys.config import Config
+from raysys.rows import SAMPLES
+from raysys.shards import folder, index, parquet, webdataset
+from raysys.shards.decode import DecodeConfig, Rejection, check_image
+from raysys.shards.inputs import InputFile
+from raysys.shards.licences import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalise, refusal
+from raysys.shards.raw import RawItem, first_of, is_utf8, printable
+
+CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "alt_text", "description")
+URL_FIELDS = ("url", "image_url", "source_url", "original_url")
+
+
+class IngestConfig(Config):
+    """What may come in. Every value changes which rows are kept."""
+
+    decode: DecodeConfig = Field(DecodeConfig(), description="Limits on image files")
+    allowed_licences: tuple[str, ...] = Field(
+        DEFAULT_ALLOWED,
+        description='Licence families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
+    )
+    check_licences: bool = Field(True, description="False keeps every licence, for data that were cleared elsewhere")
+    require_caption: bool = Field(True, description="False keeps pictures without a caption, to be captioned later")
+    materialise: bool = Field(False, description="Copy the original bytes into the table instead of referencing them")
+
+    @field_validator("allowed_licences")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [v for v in value if family(v) not in known_families()]:
+            raise ValueError(f"unknown licences {unknown}; known families: {', '.join(known_families())}")
+        return value
+
+
+def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) -> Iterator[dict[str, Any]]:
+    """One SAMPLES row for each item in [start, stop) of `file`, in order.
+
+    Raises ValueError when the file holds fewer items than it was listed with: it changed in between.
+    """
+    count = 0
+    for item in _read_items(file, start, stop):
+        count += 1
+        yield _judge(f"{printable(file.name)}/{item.key}", item, config)
+    if count != min(stop, file.n_items) - start:
+        raise ValueError(f"{file.path} has {count} items in [{start}, {stop}), listed were {file.n_items}: it changed")
+
+
+def _read_items(file: InputFile, start: int, stop: int) -> Iterator[RawItem]:
+    if file.kind == "webdataset":
+        return webdataset.read_items(file.path, start, stop)
+    if file.kind == "parquet":
+        return parquet.read_items(file.path, start, stop)
+    if file.kind == "folder":
+        return folder.read_items(file.path, start, stop, file.signature)
+    return index.read_items(file.path, start, stop)
+
+
+def _judge(row_id: str, item: RawItem, config: IngestConfig) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(SAMPLES.schema.names) | {
+        "row_id": row_id,
+        "source_key": item.source_key,
+        "shard": item.shard,
+        "member": item.member,
+        "offset": item.offset,
+        "length": item.length,
+        "licence": UNKNOWN,
+    }
+    data, fate = _image_bytes(item, config.decode)
+    if data is not None:
+        row["sample_id"] = hashlib.sha256(data).hexdigest()
+        row["image"] = data if config.materialise else None
+    # Text and licence are recorded even when the image is bad: a report should name what was lost.
+    described = _describe(item, config, row)
+    fate = fate or described
+    if fate is None and data is not None:
+        facts = check_image(data, config.decode)
+        if isinstance(facts, Rejection):
+            fate = facts.fate()
+        else:
+            row |= {"format": facts.format, "width": facts.width, "height": facts.height}
+    return row | (fate or outcomes.kept())
+
+
+def _image_bytes(item: RawItem, limits: DecodeConfig) -> tuple[bytes | None, dict | None]:
+    """(the bytes, None), or (None, why there are none)."""
+    if item.fate is not None:
+        return None, item.fate
+    if item.read_image is None:
+        return None, outcomes.rejected("no_image", item.missing)
+    if item.length is not None and item.length > limits.max_bytes:
+        return None, outcomes.rejected("too_large", f"{item.length} bytes > {limits.max_bytes}")
+    try:
+        return item.read_image(), None
+    except OSError as exc:
+        return None, outcomes.error_from("read", exc)
+
+
+def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict | None:
+    """Fill metadata, caption, url and licence of the row; return the fate if one of them is bad, else None."""
+    metadata, facts, problem = _facts(item)
+    row["metadata"] = metadata
+    row["url"] = _optional_text(first_of(facts, URL_FIELDS))
+    licence, evidence = normalise(facts)
+    row |= {"licence": licence, "licence_evidence": _optional_text(evidence)}
+    caption, caption_problem = _caption(item, facts)
+    row["caption"] = caption
+    if problem is not None:
+        return outcomes.rejected("undecodable_metadata", problem)
+    if caption_problem is not None:
+        return outcomes.rejected("undecodable_text", caption_problem)
+    if not caption and config.require_caption:
+        return outcomes.rejected("empty_caption", "no caption" if caption is None else "the caption is blank")
+    if config.check_licences and (reason := refusal(licence, config.allowed_licences)) is not None:
+        return outcomes.rejected(reason, row["licence_evidence"] or "no licence field")
+    return None
+
+
+def _facts(item: RawItem) -> tuple[str | None, Mapping[str, Any], str | None]:
+    """(metadata text, fields, problem) from the source's JSON, or from the fields that a table gave."""
+    if item.facts or item.metadata is None:
+        return (None if item.metadata is None else str(item.metadata)), item.facts, None
+    try:
+        text = item.metadata.decode("utf-8-sig") if isinstance(item.metadata, bytes) else item.metadata
+        facts = json.loads(text)
+    except UnicodeDecodeError as exc:
+        return None, {}, f"the JSON is not UTF-8: {exc}"
+    except (ValueError, RecursionError) as exc:
+        return printable(text), {}, f"{type(exc).__name__}: {exc}"
+    if not isinstance(facts, dict):
+        return text, {}, f"a {type(facts).__name__} instead of a JSON object"
+    return text, facts, None
+
+
+def _caption(item: RawItem, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(caption stripped of outer blanks, problem). The text file wins over the JSON's field."""
+    value = item.caption if item.caption is not None else first_of(facts, CAPTION_FIELDS)
+    try:
+        text = value.decode("utf-8-sig") if isinstance(value, bytes) else value
+    except UnicodeDecodeError as exc:
+        return None, f"the caption is not UTF-8: {exc}"
+    if not isinstance(text, str):
+        return None, None
+    if not is_utf8(text):
+        return None, "the caption holds broken characters"
+    return text.strip(), None
+
+
+def _optional_text(value: Any) -> str | None:
+    return printable(value) if isinstance(value, str) else None

@@ -1,0 +1,150 @@
+"""What a path from the user is: tars, Parquet, a folder of pictures or an index; and how many items each file holds.
+
+Only headers, footers and listings are read here. Remote tars (s3:// …) are passed over once in 8 MiB blocks: one
+request per header would be slower than the pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+import fsspec
+
+from raysys.errors import InputError
+from raysys.shards import folder, index, parquet, webdataset
+from raysys.shards.files import content_signature, is_url, join, open_source
+
+Kind = Literal["webdataset", "parquet", "folder", "index"]
+
+FORMS = "WebDataset tars (.tar), Parquet with image bytes, a folder of pictures, or a CSV, TSV or JSONL index"
+FOLDER_INDEX_NAMES = ("metadata", "index", "captions")
+"""A folder of pictures with one such .csv or .jsonl file is read through that index, as `imagefolder` does."""
+
+LIST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file, or one folder of pictures. `signature` changes when the contents do."""
+
+    name: str  # relative to the root, unique, the same wherever the root is
+    path: str  # absolute path or URL
+    kind: Kind
+    n_items: int  # every item that becomes a row, whatever its fate
+    signature: str
+
+
+def list_inputs(path: str, known: Iterable[InputFile] = ()) -> list[InputFile]:
+    """The input files at `path`, a local path or fsspec URL, sorted by name.
+
+    `known`: files of an earlier listing; those whose signature is unchanged are not counted again.
+    InputError when there is nothing, nothing recognisable, or a mixture that could be read in two ways.
+    """
+    path = path if is_url(path) else os.path.abspath(os.path.expanduser(path))
+    found = _entries(path)
+    counted = {(f.kind, f.name, f.signature): f.n_items for f in known}
+    with ThreadPoolExecutor(LIST_THREADS) as pool:
+        files = list(pool.map(lambda entry: _input_file(*entry, counted), found))
+    if sum(f.n_items for f in files) == 0:
+        raise InputError(f"{path}: {len(files)} input files without a single item", "check what wrote them")
+    return files
+
+
+def _entries(path: str) -> list[tuple[Kind, str, str]]:
+    """(kind, name, path) of the inputs at `path`."""
+    is_folder = _is_folder(path)
+    if is_folder is None:
+        raise InputError(f"input {path} does not exist", f"give {FORMS}")
+    if is_folder:
+        return _folder_entries(path)
+    name = path.rstrip("/").rpartition("/")[2]
+    kind = _file_kind(name)
+    if kind is None:
+        raise InputError(f"input {path} is none of the known kinds", f"give {FORMS}")
+    return [(kind, name, path)]
+
+
+def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
+    listing = folder.list_files(path)
+    by_kind: dict[Kind, list[str]] = {"webdataset": [], "parquet": [], "index": []}
+    for name in listing:
+        if (kind := _file_kind(name)) is not None:
+            by_kind[kind].append(name)
+    images = folder.image_names(listing)
+    tars, parquets = by_kind["webdataset"], by_kind["parquet"]
+    if tars:
+        # img2dataset writes 00000.parquet (metadata without images) beside 00000.tar.
+        stems = {PurePosixPath(t).with_suffix("") for t in tars}
+        parquets = [p for p in parquets if PurePosixPath(p).with_suffix("") not in stems]
+    forms = [n for n, f in (("tars", tars), ("Parquet files", parquets), ("pictures", images)) if f]
+    if len(forms) > 1:
+        raise InputError(f"{path} holds {' and '.join(forms)}", "give the folder or file of one kind")
+    if tars or parquets:
+        kind: Kind = "webdataset" if tars else "parquet"
+        return [(kind, name, join(path, name)) for name in tars or parquets]
+    indices = [n for n in by_kind["index"] if "/" not in n and PurePosixPath(n).stem.lower() in FOLDER_INDEX_NAMES]
+    if len(indices) > 1:
+        raise InputError(f"{path} holds several indices: {', '.join(indices)}", "give the one to use as the input")
+    if indices:
+        return [("index", indices[0], join(path, indices[0]))]
+    if not images:
+        hint = f"; it holds {len(listing)} other files" if listing else " (the folder is empty)"
+        raise InputError(f"{path} holds no shards and no pictures{hint}", f"give {FORMS}")
+    return [("folder", path.rstrip("/").rpartition("/")[2] or "images", path)]
+
+
+def _file_kind(name: str) -> Kind | None:
+    """By extension. Compressed tars cannot be read at random places and are refused."""
+    lowered = name.lower()
+    if lowered.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        raise InputError(
+            f"{name} is a compressed tar: its pictures cannot be referenced by offset",
+            "decompress it first (pictures hardly shrink), e.g. gunzip",
+        )
+    if lowered.endswith(".tar"):
+        return "webdataset"
+    if lowered.endswith((".parquet", ".pq")):
+        return "parquet"
+    if lowered.endswith(tuple(f".{e}" for e in index.INDEX_EXTENSIONS)):
+        return "index"
+    return None
+
+
+def _input_file(kind: Kind, name: str, path: str, counted: dict[tuple[str, str, str], int]) -> InputFile:
+    if kind == "folder":
+        listing = folder.list_files(path)
+        return InputFile(name, path, kind, len(folder.image_names(listing)), folder.listing_signature(listing))
+    signature = _probe(path)
+    n_items = counted.get((kind, name, signature))
+    if n_items is None:
+        counters: dict[str, Callable[[], int]] = {
+            "webdataset": lambda: webdataset.count_items(path, signature),
+            "parquet": lambda: parquet.count_items(path),
+            "index": lambda: index.count_items(path),
+        }
+        n_items = counters[kind]()
+    return InputFile(name, path, kind, n_items, signature)
+
+
+def _probe(path: str) -> str:
+    """The signature of a file; InputError for a gzip stream that is only called .tar."""
+    source = open_source(path)
+    try:
+        if path.lower().endswith(".tar") and source.read(0, 2) == b"\x1f\x8b":
+            raise InputError(f"{path} is a gzip stream, not a tar", "rename it to .tar.gz and gunzip it")
+        return content_signature(source)
+    finally:
+        source.close()
+
+
+def _is_folder(path: str) -> bool | None:
+    """True, False for a file, None when there is nothing."""
+    if not is_url(path):
+        return os.path.isdir(path) if os.path.exists(path) else None
+    fs, inner = fsspec.core.url_to_fs(path)
+    return fs.isdir(inner) if fs.exists(inner) else None

@@ -1,0 +1,61 @@
+"""From a SAMPLES row back to the original image bytes: from the row itself, or from where it points."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysys.shards.files import OpenFiles, open_source
+from raysys.shards.parquet import ImageCursor
+
+Failure = OSError | ValueError
+"""OSError: the source cannot be read. ValueError: it can, but it changed since it was ingested."""
+
+
+class ImageReader:
+    """Reads referenced images; keeps the most recently used files open, so rows should come in table order."""
+
+    def __init__(self, max_open: int = 16) -> None:
+        self._sources = OpenFiles(open_source, max_open)
+        # A cursor holds a batch of decoded rows: few of them.
+        self._cursors = OpenFiles(ImageCursor, max_open=2)
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """The original bytes of one row (columns shard, member, offset, length; image and sample_id where present).
+
+        Raises OSError when the source cannot be read, ValueError when its bytes are not the ingested ones.
+        """
+        if row.get("image") is not None:
+            return row["image"]
+        if row["member"] is None:
+            data = self._cursors.get(row["shard"]).get(row["offset"])
+        else:
+            data = self._sources.get(row["shard"]).read(row["offset"], row["length"])
+        if data is None or len(data) != row["length"] or not _is_ingested(row, data):
+            raise ValueError(f"{row['shard']} changed since it was ingested: other bytes at {_place(row)}")
+        return data
+
+    def read_many(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | Failure]:
+        """Bytes or the failure for each row, in the order of the rows; each file is read in its own order."""
+        found: dict[int, bytes | Failure] = {}
+        for i in sorted(range(len(rows)), key=lambda i: (rows[i]["shard"] or "", rows[i]["offset"] or 0)):
+            try:
+                found[i] = self.read(rows[i])
+            except (OSError, ValueError) as exc:  # pyarrow's ArrowInvalid is a ValueError
+                found[i] = exc
+        return [found[i] for i in range(len(rows))]
+
+    def close(self) -> None:
+        self._sources.close()
+        self._cursors.close()
+
+
+def _is_ingested(row: Mapping[str, Any], data: bytes) -> bool:
+    """True when the hash is the row's sample_id: a replaced shard must not pass as the picture that was cleared."""
+    expected = row.get("sample_id")
+    return expected is None or hashlib.sha256(data).hexdigest() == expected
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"row {row['offset']}" if row["member"] is None else str(row["member"])

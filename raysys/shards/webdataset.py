@@ -1,0 +1,66 @@
+"""WebDataset tars, as the `webdataset` library and `img2dataset` write them: <key>.jpg + <key>.txt + <key>.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from raysys import outcomes
+from raysys.shards.files import Source, content_signature, open_source
+from raysys.shards.raw import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, REFUSED_IMAGE_EXTENSIONS, RawItem
+from raysys.shards.tar import Member, TarItem, index_tar
+
+TEXT_EXTENSIONS = ("txt", "text", "caption")
+
+
+@lru_cache(maxsize=8)
+def _index(path: str, signature: str) -> tuple[TarItem, ...]:
+    """Chunks of one tar that are read by the same process share its index; a changed tar has another signature."""
+    source = open_source(path)
+    try:
+        return tuple(index_tar(source))
+    finally:
+        source.close()
+
+
+def count_items(path: str, signature: str) -> int:
+    return len(_index(path, signature))
+
+
+def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
+    """Items [start, stop) of a tar, in order."""
+    source = open_source(path)
+    try:
+        for item in _index(path, content_signature(source))[start:stop]:
+            yield _raw(path, source, item)
+    finally:
+        source.close()
+
+
+def _raw(path: str, source: Source, item: TarItem) -> RawItem:
+    raw = RawItem(item.key, item.source_key, shard=path)
+    if item.broken is not None:
+        raw.fate = outcomes.error("read", *item.broken)
+        return raw
+    image = _image_member(item)
+    if image is not None:
+        raw.member, raw.offset, raw.length = image.name, image.offset, image.size
+        raw.read_image = lambda: source.read(image.offset, image.size)
+    else:
+        raw.missing = f"members: {', '.join(m.name for m in item.members)}"
+    text, metadata = item.member(*TEXT_EXTENSIONS), item.member("json")
+    if refused := [m for m in item.members if m.refused]:
+        raw.fate = outcomes.rejected("unsafe_member", f"{refused[0].name}: {refused[0].refused}")
+    elif large := [m for m in (text, metadata) if m is not None and m.size > MAX_TEXT_BYTES]:
+        raw.fate = outcomes.rejected("text_too_large", f"{large[0].name}: {large[0].size} bytes > {MAX_TEXT_BYTES}")
+    else:
+        raw.caption = None if text is None else source.read(text.offset, text.size)
+        raw.metadata = None if metadata is None else source.read(metadata.offset, metadata.size)
+    return raw
+
+
+def _image_member(item: TarItem) -> Member | None:
+    """`<key>.jpg` and the like; failing that, the first picture under a longer extension (`<key>.input.jpg`)."""
+    extensions = (*IMAGE_EXTENSIONS, *REFUSED_IMAGE_EXTENSIONS)
+    exact = item.member(*extensions)
+    return exact or next((m for m in item.members if m.extension.rpartition(".")[2] in extensions), None)
