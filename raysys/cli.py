@@ -18,6 +18,7 @@ from raysys import __version__, signals
 from raysys.cli_job import JobCommand
 from raysys.cli_replication import replication
 from raysys.cli_submit import submit
+from raysys.cli_zoo import zoo_group
 from raysys.errors import InputError, RunFailed
 from raysys.jobs import JOBS
 
@@ -103,6 +104,7 @@ def verify(path: str) -> int | None:
 
 
 cli.add_command(replication)
+cli.add_command(zoo_group)
 cli.add_command(submit)
 
 
@@ -139,6 +141,9 @@ def _report(exc: Exception) -> int:
     if isinstance(cause, InputError):
         click.echo(f"raysys: {cause}", err=True)
         return BAD_INPUT
+    if isinstance(cause, RunFailed):
+        click.echo(f"raysys: {cause}", err=True)
+        return FAILED
     if isinstance(cause, RunFailed):
         click.echo(f"raysys: {cause}", err=True)
         return FAILED

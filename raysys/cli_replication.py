@@ -57,7 +57,7 @@ def replication(
     csv_path: str | None,
     **comparison: Any,
 ) -> None:
-    """How much GENERATED repeats of TRAINING: the replication score R, its interval and the worst matches.
+    """How much GENERATED repeats of TRAINING: R, its interval, the worst matches.
 
     Each is a folder of images (captions and licences from same-named .txt and .json files) or a raysys table.
     R is the 95th percentile of s(g), the similarity of a generated image to its nearest training image.
