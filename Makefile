@@ -45,7 +45,8 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	@status=0; for bench in benchmarks/bench_*.py; do \
+	  echo "== $$bench"; $(BIN)/python $$bench || status=1; done; exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -53,7 +54,7 @@ lint: $(STAMP)
 
 # The test that looks at the report in a browser is skipped where there is none.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null && echo "there is a browser already" || \
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null && echo "there is a browser already" || \
 	  { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
 
 install: $(STAMP)
