@@ -128,20 +128,20 @@ def pipeline(baseline: float = 0.8, mitigated: float = 0.5, held_out: float = 0.
             TableOutcome(
                 "samples",
                 counts(586, ingest, {"decoder_timeout": 1}),
-                "ingest",
+                6.8,
                 {"CC0-1.0": 301, "CC-BY-4.0": 285, "CC-BY-NC-4.0": 19, "unknown": 11},
             ),
             TableOutcome("duplicates", counts(512, {"duplicate_of": 74})),
             TableOutcome("latents", counts(512)),
-            TableOutcome("text_states", counts(512), "text states"),
-            TableOutcome("generations", counts(256), "generation"),
+            TableOutcome("text_states", counts(512), 8.0),
+            TableOutcome("generations", counts(256), 33.9),
         ],
         losses={"baseline": loss_records(1, 0.12), "mitigated": loss_records(2, 0.2)},
         baseline=ModelReplication(
             "Baseline", with_background(result(baseline, seed=3)), generated_image(0.02), "captions as they are"
         ),
         mitigated=ModelReplication(
-            "Mitigated",
+            "mitigated",
             with_background(result(mitigated, seed=4)),
             generated_image(0.15),
             "dual fusion at embedding level, w_lat 0.1, w_emb 0.5",

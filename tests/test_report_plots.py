@@ -12,7 +12,7 @@ import report_data as fake
 from rich.console import Console
 
 from raysys.replication.features import Unreadable
-from raysys.report import print_demo, print_replication
+from raysys.report import print_pipeline, print_replication
 from raysys.report.images import pictures
 from raysys.report.plots import Distribution, distribution_plot, loss_curve, loss_plot, running_mean
 from raysys.report.text import change, compare_figures, duration, interval, lang_of, number, shorten
@@ -106,14 +106,17 @@ def test_shared_figures_are_shown_once():
 def test_demo_table_without_a_terminal_is_plain():
     out = io.StringIO()
     data = fake.pipeline()
-    print_demo(data, out)
+    print_pipeline(data, "runs/demo/report.html", out)
     text = out.getvalue()
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 120
+    table = text.split("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= 120
     cells = [line.split() for line in text.splitlines()]
-    assert ["ingest", "→", "samples", "625", "586", "38", "1", "6.8", "s"] in [c[:9] for c in cells]
-    order = [text.index(f"\n{stage} ") for stage in data.seconds]
+    assert ["samples", "625", "586", "38", "1", "6.8", "s"] in [c[:7] for c in cells]
+    order = [text.index(f"\n{table.name} ") for table in data.tables]
     assert order == sorted(order)
+    assert "\n3 min 43 s in all: scenes 3.2 s, ingest 6.8 s" in text
+    assert text.endswith("report: runs/demo/report.html\n")
     assert f"{data.baseline.result.R:.3f}" in text
     assert "held-out level" in text
     assert "The mitigated model copies less than the baseline." in text
@@ -121,7 +124,7 @@ def test_demo_table_without_a_terminal_is_plain():
 
 def test_demo_table_warns_without_effect():
     out = io.StringIO()
-    print_demo(fake.pipeline(0.4, 0.8), out)
+    print_pipeline(fake.pipeline(0.4, 0.8), file=out)
     assert "\nwarning: The mitigation had no effect in this run" in out.getvalue()
 
 
@@ -149,5 +152,12 @@ def test_terminal_output_has_colours(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert Console(file=Terminal()).is_terminal
     out = Terminal()
-    print_demo(fake.pipeline(), out)
+    print_pipeline(fake.pipeline(), file=out)
     assert "\x1b[" in out.getvalue()
+
+
+def test_total_is_not_a_stage():
+    data = fake.pipeline(seconds={"ingest": 10.0, "training": 20.0, "total": 25.0})
+    assert data.stage_seconds == {"ingest": 10.0, "training": 20.0}
+    assert data.total_seconds == 25.0
+    assert fake.pipeline(seconds={"ingest": 10.0, "training": 20.0}).total_seconds == 30.0

@@ -3,7 +3,7 @@
 from raysys.report.data import DuplicateCluster, ImageOf, ModelReplication, PipelineReport, TableOutcome
 from raysys.report.headline import Headline, pipeline_headline, replication_headline
 from raysys.report.page import demo_report, replication_report
-from raysys.report.terminal import print_demo, print_replication
+from raysys.report.terminal import print_pipeline, print_replication
 
 __all__ = [
     "DuplicateCluster",
@@ -14,7 +14,7 @@ __all__ = [
     "TableOutcome",
     "demo_report",
     "pipeline_headline",
-    "print_demo",
+    "print_pipeline",
     "print_replication",
     "replication_headline",
     "replication_report",

@@ -22,8 +22,7 @@ class TableOutcome:
 
     name: str
     counts: Counts
-    stage: str = ""
-    """The stage of `PipelineReport.seconds` that wrote it, when that has another name than the table."""
+    seconds: float | None = None
     licences: Mapping[str, int] = field(default_factory=dict)
     """Rows per normalised licence id; empty where the table has no licences."""
 
@@ -52,14 +51,14 @@ class ModelReplication:
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """Everything that the report of a whole run (`raysys demo`) shows."""
+    """Everything that the report of a whole run (`raysys pipeline`) shows."""
 
     title: str
     seed: int
     command: str
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
-    """Wall seconds per stage, in the order they ran."""
+    """Wall seconds per stage, in the order they ran; `total`, when given, is the whole run and not a stage."""
     tables: Sequence[TableOutcome]
     losses: Mapping[str, Sequence[Mapping[str, Any]]]
     """Training name → the records of its metrics.jsonl; those with `step` and `loss` are drawn."""
@@ -74,3 +73,12 @@ class PipelineReport:
     """The command that runs the published recipe with the real weights."""
     duplicates: Sequence[DuplicateCluster] = ()
     """Clusters of two or more, any order."""
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        return {stage: seconds for stage, seconds in self.seconds.items() if stage != "total"}
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the whole run; without a `total`, the sum of the stages."""
+        return self.seconds.get("total", sum(self.seconds.values()))

@@ -31,14 +31,17 @@ BASELINE, MITIGATED, HELD_OUT = 0, 1, 2
 
 def demo_report(data: PipelineReport, out: Path) -> Path:
     """Write the report of a whole run (data → models → R of both) to `out`; return `out`."""
-    baseline, mitigated = data.baseline, data.mitigated
-    measured = [("Baseline", baseline.result, BASELINE), ("Mitigated", mitigated.result, MITIGATED)]
+    models = {"baseline": data.baseline, "mitigated": data.mitigated}
+    measured = [
+        (text.title_case(model.label), model.result, series)
+        for series, model in zip((BASELINE, MITIGATED), models.values(), strict=True)
+    ]
     if data.held_out is not None:
         measured.append(("Held-out level", data.held_out, HELD_OUT))
     entries = gallery(
         [
-            ModelMatches("baseline", baseline.label, baseline.result.matches, baseline.image),
-            ModelMatches("mitigated", mitigated.label, mitigated.result.matches, mitigated.image),
+            ModelMatches(key, text.title_case(model.label), model.result.matches, model.image)
+            for key, model in models.items()
         ],
         data.training_image,
     )
@@ -50,7 +53,7 @@ def demo_report(data: PipelineReport, out: Path) -> Path:
         figures=text.compare_figures([result for _, result, _ in measured]),
         distribution=_distribution(measured),
         entries=entries,
-        n_matches=len({m["generated"] for r in (baseline, mitigated) for m in r.result.matches}),
+        n_matches=len({match["generated"] for model in models.values() for match in model.result.matches}),
         clusters=duplicate_clusters(data.duplicates, data.training_image),
         losses=loss_plot(data.losses, f"Training loss against step for {', '.join(data.losses) or 'no training'}."),
         **_assets(),
@@ -112,9 +115,18 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "interval", "percent", "duration", "plain", "lang_of", "shorten", "change"):
+    for name in (
+        "number",
+        "interval",
+        "percent",
+        "duration",
+        "plain",
+        "lang_of",
+        "title_case",
+        "change",
+        "sorted_reasons",
+    ):
         env.filters[name] = getattr(text, name)
-    env.filters["sorted_reasons"] = text.sorted_reasons
     env.globals["n_open"] = N_OPEN
     return env
 

@@ -15,7 +15,7 @@ from raysys.outcomes import Counts
 from raysys.replication import ReplicationResult
 from raysys.report.data import PipelineReport, TableOutcome
 from raysys.report.headline import Headline, pipeline_headline, replication_headline
-from raysys.report.text import duration, figures, interval, number, plain, sorted_reasons
+from raysys.report.text import duration, figures, interval, number, plain, sorted_reasons, title_case
 
 PLAIN_WIDTH = 120
 """Width of a log line: a pipe has none, and rich's default of 80 would fold the reasons."""
@@ -23,18 +23,22 @@ PLAIN_WIDTH = 120
 N_WORST = 5
 
 
-def print_demo(data: PipelineReport, file: TextIO | None = None) -> None:
-    """The end of `raysys demo`: what each stage did with its rows, its time, and R of both models."""
+def print_pipeline(data: PipelineReport, report: str = "", file: TextIO | None = None) -> None:
+    """The end of `raysys pipeline`: the fate of every table's rows, times, R of both models, where the report is."""
     console = _console(file)
-    console.print(_stages(data))
+    console.print(_tables(data.tables))
     console.print()
-    measured = [(data.baseline.label, data.baseline.result), (data.mitigated.label, data.mitigated.result)]
+    measured = [(title_case(model.label), model.result) for model in (data.baseline, data.mitigated)]
     if data.held_out is not None:
         measured.append(("Held-out level", data.held_out))
     console.print(_replication(measured))
     console.print()
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in data.stage_seconds.items())
+    _print_lines(console, Text(f"{duration(data.total_seconds)} in all: {stages}" if stages else ""))
     headline = pipeline_headline(data)
     _say(console, headline, "green" if headline.effect and not headline.warnings else "yellow")
+    if report:
+        _print_lines(console, Text(f"report: {report}"))
 
 
 def print_replication(result: ReplicationResult, file: TextIO | None = None) -> None:
@@ -68,24 +72,18 @@ def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
 
 
-def _stages(data: PipelineReport) -> Table:
-    """One row per stage in the order they ran, with the counts of the table (or tables) that it wrote."""
+def _tables(tables: Sequence[TableOutcome]) -> Table:
+    """One row per table: in = kept + rejected + error, and why."""
     table = _table()
-    table.add_column("Stage")
+    table.add_column("Table", no_wrap=True)
     for name in ("In", "Kept", "Rejected", "Error", "Time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Reasons", overflow="fold")
-    tables: dict[str, list[TableOutcome]] = {}
-    for outcome in data.tables:
-        tables.setdefault(outcome.stage or outcome.name, []).append(outcome)
-    for stage in dict.fromkeys([*data.seconds, *tables]):
-        time = duration(data.seconds.get(stage))
-        for outcome in tables.get(stage, []):
-            name = stage if outcome.name == stage else f"{stage} → {outcome.name}"
-            table.add_row(Text(name), *_numbers(outcome.counts), time, Text(_reasons(outcome.counts)))
-            time = ""
-        if stage not in tables:
-            table.add_row(Text(stage), "", "", "", "", time, "")
+    for outcome in tables:
+        counts = outcome.counts
+        table.add_row(
+            Text(outcome.name), *_numbers(counts), duration(outcome.seconds), Text(_reasons(counts), style="dim")
+        )
     return table
 
 
@@ -123,6 +121,10 @@ def _worst(result: ReplicationResult) -> Table:
 def _say(console: Console, headline: Headline, style: str) -> None:
     lines = [Text(headline.numbers, style="bold"), Text(headline.verdict, style=style)]
     lines += [Text(f"warning: {warning}", style="yellow") for warning in headline.warnings]
+    _print_lines(console, *lines)
+
+
+def _print_lines(console: Console, *lines: Text) -> None:
+    """In a log a sentence stays on one line, so that it can be searched for."""
     for line in lines:
-        # In a log a sentence stays on one line, so that it can be searched for.
         console.print(line, soft_wrap=not console.is_terminal)

@@ -61,6 +61,11 @@ def plain(reason: str) -> str:
     return reason.replace("_", " ")
 
 
+def title_case(label: str) -> str:
+    """The first letter as a capital, the rest as it is: a name such as `w_lat` keeps its form."""
+    return label[:1].upper() + label[1:]
+
+
 def lang_of(text: str | None) -> str | None:
     """`ja` for text with kana, so that a browser picks Japanese forms of Han characters; None otherwise."""
     return "ja" if text and _KANA.search(text) else None
