@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raysys.errors import MissingExtra
-from raysys.similarity import array_blocks, pairs_above, top_k
+from raysys.similarity import array_blocks, pairs_above, search, top_k
 
 
 def unit_rows(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -129,21 +129,18 @@ def test_a_missing_faiss_names_the_extra(monkeypatch):
         top_k(np.ones((1, 1), np.float32), [], 1)
 
 
-@pytest.mark.parametrize("block_rows", [17, 64, 1000])
-def test_pairs_above_equal_the_full_matrix(block_rows):
+def test_pairs_above_equal_the_full_matrix(monkeypatch):
     rng = np.random.default_rng(9)
     features = unit_rows(rng, 150, 6)
     features[100:110] = features[:10]
     mirrored = unit_rows(rng, 150, 6)
+    monkeypatch.setattr(search, "SLICE_BYTES", 20_000)  # several slices
     for other in (None, mirrored):
-        found = {
-            (int(i), int(j)): float(s)
-            for part in pairs_above(features, 0.8, mirrored=other, block_rows=block_rows)
-            for i, j, s in zip(*part, strict=True)
-        }
+        i, j, similarity = pairs_above(features, 0.8, other)
         views = features[:, None] if other is None else np.stack([features, other], 1)
         matrix = np.einsum("ivd,jd->ivj", views.astype(np.float64), features).max(1).astype(np.float32)
-        expected = {(i, j) for i in range(150) for j in range(i + 1, 150) if matrix[i, j] >= np.float32(0.8)}
-        assert set(found) == expected
-        assert len(expected) >= 10
-        assert all(found[p] == pytest.approx(float(matrix[p]), abs=1e-7) for p in expected)
+        expected = np.nonzero(np.triu(matrix >= np.float32(0.8), k=1))
+        np.testing.assert_array_equal((i, j), expected)
+        np.testing.assert_array_equal(similarity, matrix[expected])
+        assert len(i) >= 10
+    assert all(len(part) == 0 for part in pairs_above(features[:0], 0.8))

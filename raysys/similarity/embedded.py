@@ -5,15 +5,20 @@ different), joined with fixed weights and L2-normalised:
 
 1. low frequencies of the contrast-normalised luma (8x8 DCT-II without its constant, weighted by sqrt(frequency),
    because natural images have a falling spectrum): where light and dark are;
-2. signed gradient histograms (8 directions on 7x7 softly overlapping cells; square root against outliers): edges;
+2. signed gradient histograms (8 directions on 7x7 softly overlapping cells, strength evened out locally; square root
+   against outliers): edges;
 3. coarse chroma (R - Y and B - Y on 4x4 cells): colours. A flat grey image has none of the three: a small constant
    component then gives it unit length.
 
 A mirrored image has the same components in another order and with other signs, so the search asks with both
 (`mirrored`): preset `embedded-v1` means the larger of the two similarities.
 
-Measured (benchmarks/bench_embedded_descriptor.py; tiles of the photographs that scikit-image and scikit-learn ship):
-see `MEASURED`.
+Measured on 1,151 tiles (64 px) of the photographs that scikit-image and scikit-learn ship, every tile altered once:
+right top-1 for 99.1 % (resize 100, JPEG 99.0, crop of 10 % of both sides 95.9, mirror 100, brightness 99.8, blur 100);
+similarity of a copy: median 0.998, 5th percentile 0.83 (crops: 0.89, 0.69); of two different tiles: median 0.06, 95th
+percentile 0.29, 99.9th 0.68. Drawn scenes (64 px): 95th percentile of different ones 0.29, 1st percentile of slightly
+altered copies 0.92. 1,400 to 3,500 images/s on one core (256 to 64 px). tests/test_similarity_embedded.py holds this.
+It is no SSCD: it does not find pasted parts, rotations or heavy crops, and its numbers are no published R.
 """
 
 from __future__ import annotations
@@ -37,6 +42,10 @@ CROPS = (1.0, 0.9, 0.8)
 DCT_SIZE = 8
 GRADIENT_CELLS = 7
 DIRECTIONS = 8
+NEARBY_CELLS = 4
+"""Gradient strength is averaged over about a quarter of the image's side."""
+GRADIENT_FLOOR = 0.02
+"""Added to that mean (in standard deviations of the luma per pixel), so that flat regions stay weak."""
 CHROMA_CELLS = 4
 PART_WEIGHTS = (0.5, 1.0, 0.4)
 """Of low frequencies, gradients, chroma: chosen on photo tiles; gradients alone rank best, the others separate."""
@@ -76,7 +85,7 @@ class EmbeddedDescriptor:
 def version_hash() -> str:
     """sha256 over every constant of the recipe: stands where a weights hash stands for a trained descriptor."""
     recipe = (PRESET, INPUT_PX, WORK_PX, CROPS, DCT_SIZE, GRADIENT_CELLS, DIRECTIONS, CHROMA_CELLS, PART_WEIGHTS)
-    soft = (CONTRAST_FLOOR, SOFT_NORMS, FLAT_COMPONENT)
+    soft = (NEARBY_CELLS, GRADIENT_FLOOR, CONTRAST_FLOOR, SOFT_NORMS, FLAT_COMPONENT)
     return hashlib.sha256(repr(recipe + soft).encode()).hexdigest()
 
 
@@ -115,11 +124,14 @@ def low_frequencies(luma: np.ndarray) -> np.ndarray:
 def gradient_histograms(luma: np.ndarray) -> np.ndarray:
     """Luma [N, 32, 32] → [N, 7·7·8]: per cell, the mean rectified gradient along 8 directions.
 
-    Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centred per image, so
-    that two unrelated images have about zero in common.
+    Gradients are divided by the square root of their mean strength nearby, so that faint detail counts beside strong
+    edges. Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centred per image,
+    so that two unrelated images have about zero in common.
     """
     gy = luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]
     gx = luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]
+    nearby = np.sqrt(_separable(np.hypot(gx, gy), _NEARBY) + np.float32(GRADIENT_FLOOR))
+    gx, gy = gx / nearby, gy / nearby
     energy = np.stack([np.maximum(gx * c + gy * s, 0) for c, s in _DIRECTION_VECTORS])  # [8, N, 30, 30]
     cells = np.sqrt(_separable(energy, _GRADIENT_POOL))
     histogram = np.moveaxis(cells, 0, -1).reshape(len(luma), -1)
@@ -161,6 +173,12 @@ def _pool_matrix(size: int, cells: int) -> np.ndarray:
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
 
 
+def _smoothing_matrix(size: int, cells: int) -> np.ndarray:
+    """[size, size]: averages over `cells` soft cells, spread back over the axis; rows sum to 1."""
+    pool = _pool_matrix(size, cells)
+    return (pool / pool.sum(0)).T @ pool
+
+
 def _zoom_matrix(size: int, out: int, fraction: float) -> np.ndarray:
     """[out, size] linear interpolation of the central `fraction` of an axis."""
     position = ((np.arange(out) + 0.5) / out * fraction + (1 - fraction) / 2) * size - 0.5
@@ -193,6 +211,7 @@ def _mirror_map() -> tuple[np.ndarray, np.ndarray]:
 _DCT = _dct_matrix(WORK_PX, DCT_SIZE)
 _FREQUENCY_WEIGHT = np.sqrt(np.hypot(*np.mgrid[:DCT_SIZE, :DCT_SIZE])).astype(np.float32)
 _GRADIENT_POOL = _pool_matrix(WORK_PX - 2, GRADIENT_CELLS)
+_NEARBY = _smoothing_matrix(WORK_PX - 2, NEARBY_CELLS)
 _CHROMA_POOL = _pool_matrix(WORK_PX, CHROMA_CELLS)
 _DIRECTION_VECTORS = [
     (np.float32(np.cos(a)), np.float32(np.sin(a))) for a in 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS

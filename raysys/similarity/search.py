@@ -34,6 +34,8 @@ ROUNDING = 1e-5
 """Above the float32 error of an inner product of unit vectors of a few thousand dimensions (typically 1e-7)."""
 SLICE_BYTES = 64 << 20
 """Bound on the similarities that exist at a time where all of a block's rows are looked at."""
+EXACT_BYTES = 2 << 20
+"""Bound on the float64 products that exist at a time: they should stay in the cache."""
 
 
 def top_k(
@@ -85,31 +87,25 @@ def array_blocks(features: np.ndarray, block_rows: int) -> Iterator[tuple[int, n
 
 
 def pairs_above(
-    features: np.ndarray, threshold: float, *, mirrored: np.ndarray | None = None, block_rows: int = 8192
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All pairs i < j of rows with similarity ≥ threshold, as (i, j, similarity) arrays, one per pair of blocks.
-
-    features: float32 [N, D], unit rows; `mirrored`: the same images' mirrored features, then a pair's similarity is
-    the larger of both. Memory: two blocks and the pairs found.
-    """
-    for row, left in array_blocks(features, block_rows):
-        for column, right in array_blocks(features[row:], block_rows):
-            yield _pairs_of_blocks(left, right, row, row + column, threshold, mirrored)
-
-
-def _pairs_of_blocks(
-    left: np.ndarray, right: np.ndarray, row: int, column: int, threshold: float, mirrored: np.ndarray | None
+    features: np.ndarray, threshold: float, mirrored: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    views = left[:, None] if mirrored is None else np.stack([left, mirrored[row : row + len(left)]], axis=1)
-    views, right = np.asarray(views, np.float32), np.asarray(right, np.float32)
+    """All pairs i < j of rows [N, D] with similarity ≥ threshold, as arrays (i, j, similarity), by i then j.
+
+    mirrored: the same images' mirrored features; a pair's similarity is then the larger of both. For one block in
+    memory: the result can hold N²/2 pairs.
+    """
+    features = np.asarray(features, np.float32)
+    views = features[:, None] if mirrored is None else np.stack([features, mirrored], axis=1)
+    if len(features) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     floors = np.full(len(views), threshold - ROUNDING, np.float32)
-    found = list(_above(views, right, np.arange(len(views)), floors))
-    rows, columns = (np.concatenate(c) for c in zip(*found, strict=True))
-    keep = rows + row < columns + column
-    rows, columns = rows[keep], columns[keep]
-    similarity = _exact(views, right, rows, columns)
+    found = list(_above(views, features, np.arange(len(views)), floors))
+    left, right = (np.concatenate(c) for c in zip(*found, strict=True))
+    keep = left < right
+    left, right = left[keep], right[keep]
+    similarity = _exact(views, features, left, right)
     keep = similarity >= np.float32(threshold)
-    return rows[keep] + row, columns[keep] + column, similarity[keep]
+    return left[keep], right[keep], similarity[keep]
 
 
 def _proposals(
@@ -162,10 +158,10 @@ def _above(
 def _exact(views: np.ndarray, block: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Similarity of each (query, row) pair, float32: the same for the same two vectors wherever they stand.
 
-    float32 products are exact in float64 and each pair is summed by itself, in slices of bounded memory.
+    float32 products are exact in float64 and each pair is summed by itself.
     """
     out = np.empty(len(query), np.float32)
-    step = max(1, SLICE_BYTES // (16 * views.shape[1] * views.shape[2]))
+    step = max(1, EXACT_BYTES // (8 * views.shape[1] * views.shape[2]))
     for start in range(0, len(query), step):
         part = slice(start, start + step)
         product = views[query[part]].astype(np.float64) * block[row[part], None]

@@ -1,0 +1,246 @@
+"""An image set for comparison: a plain folder of image files, or a raysys table of samples or generations.
+
+Images are read one after the other. Ids are unique in a set: the file name relative to the folder, the row_id, or the
+gen_id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysys.errors import InputError
+from raysys.outcomes import error_from
+from raysys.rows import GENERATIONS, SAMPLES
+from raysys.shards.files import is_url, join
+from raysys.shards.folder import image_names, list_files, read_file
+from raysys.shards.licences import normalise
+from raysys.shards.raw import IMAGE_EXTENSIONS, first_of, printable
+from raysys.shards.references import ImageReader
+from raysys.tables import TableView, open_table
+from raysys.tables.plan import TABLE
+from raysys.tables.store import Store
+
+logger = logging.getLogger(__name__)
+
+FACTS = ("caption", "licence", "url")
+READ_ROWS = 128
+"""Images of a table that are in memory at a time, encoded."""
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One image as stored: its bytes, or the fate columns that say why they could not be read."""
+
+    id: str
+    data: bytes | None
+    fate: dict[str, str | None] = field(default_factory=dict)
+
+
+class ImageSet(Protocol):
+    """What scoring and reports need from a set of images."""
+
+    source: str
+
+    def __len__(self) -> int: ...
+
+    def images(self) -> Iterator[RawImage]:
+        """Every image once, in a fixed order."""
+        ...
+
+    def bytes_of(self, image_id: str) -> bytes:
+        """The encoded image. KeyError: no such id in the set; OSError, ValueError: it is not readable."""
+        ...
+
+    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+        """{id: {"caption", "licence", "url"}} for the chosen images; None where the source does not say."""
+        ...
+
+
+def open_images(path: str | os.PathLike | ImageSet, role: str = "images") -> ImageSet:
+    """The image set at `path`; `role` ("generated", "training" …) names it in messages.
+
+    Raises InputError when there is nothing at `path`, no image in it, or a table of other rows.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return path
+    path = os.fspath(path)
+    if not is_url(path) and not os.path.isdir(path):
+        problem = "is a file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"{role}: {path} {problem}", "give a folder of images or a raysys table")
+    images: ImageSet = TableImages(path, role) if Store(path).exists(TABLE) else FolderImages(path, role)
+    if len(images) == 0:
+        raise InputError(f"{role}: the table {path} has no kept rows", "see `raysys status` for why, or give another")
+    return images
+
+
+def refuse_same(first: ImageSet, second: ImageSet, roles: tuple[str, str]) -> None:
+    """InputError when both sets are the same place, or one lies inside the other: images would match themselves."""
+    a, b = (Path(os.path.realpath(s.source)) for s in (first, second))
+    if a == b:
+        raise InputError(
+            f"{roles[0]} and {roles[1]} are both {a}: every image would match itself", "give two different folders"
+        )
+    if a in b.parents or b in a.parents:
+        raise InputError(
+            f"{roles[0]} ({a}) and {roles[1]} ({b}): one contains the other, so images would match themselves",
+            "give two separate folders",
+        )
+
+
+class FolderImages:
+    """Image files under a folder or URL, recursively; captions from same-named .txt or .json files."""
+
+    def __init__(self, folder: str, role: str = "images") -> None:
+        self.source = folder if is_url(folder) else os.path.abspath(folder)
+        listing = list_files(self.source)
+        self._listing = frozenset(listing)
+        self._name_of = {printable(name): name for name in image_names(listing)}
+        if not self._name_of:
+            raise InputError(f"{role}: no image in {folder} ({_what_is_there(listing)})", _hint(listing))
+
+    def __len__(self) -> int:
+        return len(self._name_of)
+
+    def images(self) -> Iterator[RawImage]:
+        for image_id in self._name_of:
+            try:
+                yield RawImage(image_id, self.bytes_of(image_id))
+            except OSError as exc:
+                yield RawImage(image_id, None, error_from("read", exc))
+
+    def bytes_of(self, image_id: str) -> bytes:
+        return read_file(join(self.source, self._name_of[image_id]))
+
+    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+        return {image_id: self._facts(self._name_of[image_id]) for image_id in ids}
+
+    def _facts(self, name: str) -> dict[str, str | None]:
+        stem = name[: -len(PurePosixPath(name).suffix)]
+        text, metadata = (self._sidecar(f"{stem}.{extension}") for extension in ("txt", "json"))
+        return sidecar_facts(text, metadata)
+
+    def _sidecar(self, name: str) -> bytes | None:
+        """The bytes of a file beside an image; one that cannot be read states nothing, it does not spoil the image."""
+        if name not in self._listing:
+            return None
+        try:
+            return read_file(join(self.source, name))
+        except OSError as exc:
+            logger.warning("cannot read %s: %s", join(self.source, name), exc)
+            return None
+
+
+def sidecar_facts(text: bytes | None, metadata: bytes | None) -> dict[str, str | None]:
+    """Caption, licence and url of an image from its .txt and .json; what is not there or not readable is None."""
+    facts = _json_object(metadata)
+    caption = text.decode("utf-8", "replace").strip() if text else first_of(facts, ("caption", "prompt", "text"))
+    licence, evidence = normalise(facts)
+    url = facts.get("url")
+    return {
+        "caption": caption if isinstance(caption, str) else None,
+        "licence": licence if evidence is not None else None,
+        "url": url if isinstance(url, str) else None,
+    }
+
+
+class TableImages:
+    """The kept rows of a SAMPLES or GENERATIONS table."""
+
+    def __init__(self, path: str, role: str = "images") -> None:
+        self._view = _image_table(path, role)
+        self.source = self._view.store.url
+        self._key = self._view.row_type.key[0]
+        self._is_samples = self._view.row_type.name == SAMPLES.name
+        self._part_of: dict[str, int] = {}
+        self._reader = ImageReader()
+        self._part = lru_cache(maxsize=2)(self._read_part)
+
+    def __len__(self) -> int:
+        return self._view.counts().kept
+
+    def images(self) -> Iterator[RawImage]:
+        for number in range(len(self._view.parts)):
+            table = self._read_part(number)
+            for start in range(0, table.num_rows, READ_ROWS):
+                rows = table.slice(start, READ_ROWS).to_pylist()
+                for row, data in zip(rows, self._reader.read_many(rows), strict=True):
+                    if isinstance(data, Exception):
+                        yield RawImage(row[self._key], None, error_from("read", data))
+                    else:
+                        yield RawImage(row[self._key], data)
+
+    def bytes_of(self, image_id: str) -> bytes:
+        if image_id not in self._part_of:
+            self._locate({image_id})
+        table = self._part(self._part_of[image_id])
+        return self._reader.read(table.filter(pc.equal(table[self._key], image_id)).to_pylist()[0])
+
+    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+        return {
+            row[self._key]: {
+                "caption": row["caption" if self._is_samples else "prompt"],
+                "licence": row.get("licence"),
+                "url": row.get("url"),
+            }
+            for row in self._locate(set(ids))
+        }
+
+    def _locate(self, ids: set[str]) -> list[dict[str, Any]]:
+        """The rows of `ids` without their images; remembers in which part each is."""
+        facts = ["caption", "licence", "url"] if self._is_samples else ["prompt"]
+        wanted, found = pa.array(sorted(ids), pa.string()), []
+        for number, part in enumerate(self._view.parts):
+            table = _kept(part.read([self._key, *facts, "outcome"]))
+            rows = table.filter(pc.is_in(table[self._key], wanted)).to_pylist()
+            self._part_of.update((row[self._key], number) for row in rows)
+            found.extend(rows)
+        return found
+
+    def _read_part(self, number: int) -> pa.Table:
+        columns = ["sample_id", "image", "shard", "member", "offset", "length"] if self._is_samples else ["image"]
+        return _kept(self._view.parts[number].read([self._key, *columns, "outcome"]))
+
+
+def _image_table(path: str, role: str) -> TableView:
+    view = open_table(path)
+    if view.row_type.name not in (SAMPLES.name, GENERATIONS.name):
+        raise InputError(
+            f"{role}: {path} holds {view.row_type.name} rows", "give a table of samples or generations, or a folder"
+        )
+    return view
+
+
+def _kept(table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table["outcome"], "kept"))
+
+
+def _what_is_there(names: Collection[str]) -> str:
+    if not names:
+        return "the folder is empty"
+    kinds = Counter(PurePosixPath(n).suffix.lower() or "no suffix" for n in names)
+    return "found " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+
+
+def _hint(names: Collection[str]) -> str:
+    if any(n.lower().endswith((".tar", ".parquet")) for n in names):
+        return "shards must be ingested first: `raysys ingest`, then give the samples table"
+    return f"give a folder with {', '.join(IMAGE_EXTENSIONS)} files"
+
+
+def _json_object(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
