@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import tarfile
 
 import fsspec
@@ -23,7 +24,7 @@ from raysys.scenes.planted import encode
 from raysys.shards.decode import DecodeConfig, Rejection
 from raysys.shards.images import ReadFailure, read_image_bytes, read_images
 from raysys.shards.ingest import IngestConfig, ingest_rows
-from raysys.shards.inputs import InputFile, list_inputs
+from raysys.shards.inputs import list_inputs
 from raysys.shards.references import ImageReader
 
 CC_BY = "https://creativecommons.org/licenses/by/4.0/"
@@ -352,6 +353,9 @@ def test_input_mistakes_are_named(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     refused(tmp_path, "no shards and no pictures; it holds 1 other files")
     refused(tmp_path / "notes.md", "none of the known kinds")
+    write_tar(os.fsencode(tmp_path) + b"/caf\xe9.tar", [("a", sample(1))])
+    refused(tmp_path, "is not UTF-8")
+    os.unlink(os.fsencode(tmp_path) + b"/caf\xe9.tar")
     (tmp_path / "a.tar.gz").write_bytes(b"")
     refused(tmp_path, "compressed tar")
     (tmp_path / "a.tar.gz").rename(tmp_path / "a.tar")
@@ -381,8 +385,13 @@ def test_a_source_that_changed_after_ingest_is_noticed(tmp_path):
     assert number_of(second) == 2
     with pytest.raises(ValueError, match="changed since it was ingested"):
         read_image_bytes(rows[0])
-    with pytest.raises(ValueError, match="it changed"):
-        list(ingest_rows(InputFile(file.name, file.path, file.kind, 3, file.signature), 0, 3, IngestConfig()))
+    with pytest.raises(ValueError, match="changed since it was listed"):
+        list(ingest_rows(file, 0, 2, IngestConfig()))
+    write_parquet(tmp_path / "p.parquet", 8)
+    (listed,) = list_inputs(str(tmp_path / "p.parquet"))
+    write_parquet(tmp_path / "p.parquet", 6)
+    with pytest.raises(ValueError, match="listed were 8: it changed"):
+        list(ingest_rows(listed, 0, 8, IngestConfig()))
     gone = dict(rows[0], shard=str(tmp_path / "gone.tar"))
     assert read_images([gone], DecodeConfig())[0].reason == "FileNotFoundError"
 

@@ -6,9 +6,10 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 import fsspec
 
@@ -60,6 +61,13 @@ class RemoteSource:
 
 def is_url(path: str) -> bool:
     return "://" in path
+
+
+@contextmanager
+def open_binary(path: str) -> Iterator[BinaryIO]:
+    """A local path or URL as a file object, for libraries that want one."""
+    with fsspec.open(path, "rb") if is_url(path) else open(path, "rb") as file:
+        yield file
 
 
 def open_source(path: str) -> Source:

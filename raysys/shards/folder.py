@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import fsspec
 
 from raysys import outcomes
-from raysys.shards.files import is_url, join
+from raysys.shards.files import is_url, join, open_binary
 from raysys.shards.raw import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, REFUSED_IMAGE_EXTENSIONS, RawItem, is_utf8, printable
 
 Listing = dict[str, int]
@@ -93,5 +93,5 @@ def _raw(folder: str, name: str, listing: Listing) -> RawItem:
 
 
 def read_file(path: str) -> bytes:
-    with fsspec.open(path, "rb") if is_url(path) else open(path, "rb") as file:
+    with open_binary(path) as file:
         return file.read()

@@ -6,18 +6,18 @@ Relative image paths start at the folder of the index. Bytes that are not UTF-8 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import fsspec
 
 from raysys import outcomes
 from raysys.errors import InputError
-from raysys.shards.files import is_url, join
+from raysys.shards.files import is_url, join, open_binary
 from raysys.shards.folder import read_file
 from raysys.shards.raw import RawItem, facts_as_json, first_of, is_utf8, printable
 
@@ -73,7 +73,7 @@ def _raw(path: str, number: int, row: Row) -> RawItem:
 
 
 def _rows(path: str) -> Iterator[Row]:
-    with _open_text(path) as file:
+    with open_binary(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", "surrogateescape", newline="") as file:
         if path.lower().endswith((".jsonl", ".ndjson")):
             yield from (_json_row(line) for line in file if line.strip())
         else:
@@ -107,11 +107,6 @@ def _require_image_field(path: str, row: Row) -> None:
             f"{path} has no column for the image; its columns: {', '.join(map(str, row))}",
             f"call the column one of {', '.join(IMAGE_FIELDS)}",
         )
-
-
-def _open_text(path: str) -> AbstractContextManager[TextIO]:
-    # fsspec opens local paths as well.
-    return fsspec.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _parent(path: str) -> str:

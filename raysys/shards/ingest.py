@@ -50,7 +50,7 @@ class IngestConfig(Config):
 def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) -> Iterator[dict[str, Any]]:
     """One SAMPLES row for each item in [start, stop) of `file`, in order.
 
-    Raises ValueError when the file holds fewer items than it was listed with: it changed in between.
+    Raises ValueError when the file is not the one that was listed, or holds fewer items: it changed in between.
     """
     count = 0
     for item in _read_items(file, start, stop):
@@ -62,7 +62,7 @@ def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) ->
 
 def _read_items(file: InputFile, start: int, stop: int) -> Iterator[RawItem]:
     if file.kind == "webdataset":
-        return webdataset.read_items(file.path, start, stop)
+        return webdataset.read_items(file.path, start, stop, file.signature)
     if file.kind == "parquet":
         return parquet.read_items(file.path, start, stop)
     if file.kind == "folder":

@@ -18,6 +18,7 @@ import fsspec
 from raysys.errors import InputError
 from raysys.shards import folder, index, parquet, webdataset
 from raysys.shards.files import content_signature, is_url, join, open_source
+from raysys.shards.raw import is_utf8
 
 Kind = Literal["webdataset", "parquet", "folder", "index"]
 
@@ -57,6 +58,14 @@ def list_inputs(path: str, known: Iterable[InputFile] = ()) -> list[InputFile]:
 
 def _entries(path: str) -> list[tuple[Kind, str, str]]:
     """(kind, name, path) of the inputs at `path`."""
+    found = _found(path)
+    for _, name, full_path in found:
+        if not is_utf8(full_path):
+            raise InputError(f"the file name {name!r} is not UTF-8, so no table can hold it", "rename the file")
+    return found
+
+
+def _found(path: str) -> list[tuple[Kind, str, str]]:
     is_folder = _is_folder(path)
     if is_folder is None:
         raise InputError(f"input {path} does not exist", f"give {FORMS}")

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys.errors import InputError
-from raysys.shards.files import is_url
+from raysys.shards.files import open_binary
 from raysys.shards.raw import RawItem, facts_as_json, first_of
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img", "bytes", "picture")
@@ -28,7 +27,7 @@ BATCH_ROWS = 64
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    with fsspec.open(path, "rb") if is_url(path) else open(path, "rb") as file:
+    with open_binary(path) as file:
         yield pq.ParquetFile(file)
 
 

@@ -27,11 +27,13 @@ def count_items(path: str, signature: str) -> int:
     return len(_index(path, signature))
 
 
-def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
-    """Items [start, stop) of a tar, in order."""
+def read_items(path: str, start: int, stop: int, signature: str) -> Iterator[RawItem]:
+    """Items [start, stop) of a tar, in order. ValueError when it is not the tar that was listed."""
     source = open_source(path)
     try:
-        for item in _index(path, content_signature(source))[start:stop]:
+        if content_signature(source) != signature:
+            raise ValueError(f"{path} changed since it was listed")
+        for item in _index(path, signature)[start:stop]:
             yield _raw(path, source, item)
     finally:
         source.close()
