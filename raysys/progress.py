@@ -137,7 +137,7 @@ class Progress:
                 parts.append(f"{100 * self.done // self.total} %")
             elapsed_s = self._clock_s() - self._began_s
             rate = self.rate if status is None else (self.done - self._start) / max(elapsed_s, 1e-9)
-            if rate:
+            if rate and elapsed_s >= ETA_MIN_ELAPSED_S:
                 parts.append(format_rate(rate, self.unit))
             if status is not None:
                 parts.append(f"{status} in {format_clock(elapsed_s)}")

@@ -174,6 +174,15 @@ def test_threads_do_not_tear_lines_or_records(tmp_path):
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 1601
 
 
+def test_a_stage_of_a_moment_claims_no_rate(clock):
+    out = io.StringIO()
+    progress = Progress("search", 160, "images", stream=out, clock_s=clock)
+    clock.now_s += 0.001
+    progress.update(160)
+    progress.close()
+    assert out.getvalue() == "search  160/160 images  100 %  done in 0:01\n"
+
+
 def test_update_after_close_is_refused(clock):
     progress = Progress("x", 1, stream=io.StringIO(), clock_s=clock)
     progress.close()

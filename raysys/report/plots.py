@@ -69,7 +69,7 @@ def distribution_plot(rows: Sequence[Distribution], background: np.ndarray | Non
         for ax in axes[:-1]:
             ax.tick_params(bottom=False)
 
-    return _both_widths(draw, lambda narrow: (1.15 if narrow else 1.35) * len(rows) + 0.55, summary)
+    return _both_widths(draw, lambda narrow: (1.2 if narrow else 1.45) * len(rows) + 0.55, summary)
 
 
 def loss_plot(losses: Mapping[str, Sequence[Mapping[str, Any]]], summary: str) -> Markup | None:
@@ -162,7 +162,7 @@ def _draw_distribution(
     )
     ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=colour, weight="bold", va="bottom", parse_math=False)
     ax.set_xlim(edges[0], edges[-1])
-    ax.set_ylim(0, (top or 1.0) * 1.12)
+    ax.set_ylim(0, (top or 1.0) * 1.25)  # room for the label of R above the bars
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.spines["bottom"].set_visible(True)

@@ -54,7 +54,7 @@ def print_replication(result: ReplicationResult, file: TextIO | None = None) -> 
     console.print(_worst(result))
     console.print()
     if result.unreadable:
-        console.print(Text(f"{len(result.unreadable)} images could not be read and are not part of the figures:"))
+        console.print(Text(f"Not read and not part of the figures: {len(result.unreadable)}"))
         for item in result.unreadable[:N_WORST]:
             console.print(Text(f"  {item}"))
     _say(console, replication_headline(result), "default")
