@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can fix: it names the field, the value and the fix."""
+"""The exceptions that end a command with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple:
         # Exceptions cross process boundaries under Ray: rebuild from the two parts, not from the joined text.
         return type(self), (self.what, self.fix)
+
+
+class RunFailed(RuntimeError):
+    """A run ended, or was stopped, with more failures than allowed: printed without a traceback, exit code 1.
+
+    What was committed stays.
+    """
 
 
 class MissingExtra(InputError):

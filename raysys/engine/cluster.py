@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import ray
 import ray.data
 
+from raysys import signals
 from raysys.errors import InputError
 
 LOCAL_MIN_CPUS = 4
@@ -32,6 +33,7 @@ def cluster(address: str | None) -> Iterator[None]:
     if address is None and not os.environ.get("RAY_ADDRESS"):
         address = "local"
     _connect(address)
+    signals.install()  # ray.init put its own SIGTERM handler there, which exits at once
     try:
         yield
     finally:

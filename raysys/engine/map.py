@@ -10,9 +10,9 @@ import io
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ import ray
 import ray.data
 
 from raysys.engine.config import EngineConfig, PoolConfig
-from raysys.errors import InputError
+from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
 from raysys.progress import Progress
 from raysys.tables import Chunk, Output, commit_part
@@ -30,13 +30,9 @@ ERRORS_BEFORE_STOP = 20
 """A handful of errors may be bad luck at the start of a run; from here on the fraction decides."""
 
 
-class RunFailed(RuntimeError):
-    """The run ended, or was stopped, with more failures than allowed. What was committed stays."""
-
-
 @dataclass(frozen=True)
 class StageSpec:
-    """How a worker builds its stage: `factory(*args)`. Hashable, so a worker process builds it once."""
+    """How a worker builds its stage: `factory(*args)`."""
 
     factory: Callable[..., Stage]
     args: tuple = ()
@@ -60,6 +56,7 @@ class MapJob:
     engine: EngineConfig = field(default_factory=EngineConfig)
     only: Mapping[str, tuple[int, frozenset[tuple]]] | None = None
     limit: int | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def chunks(self) -> list[Chunk]:
         """The chunks of this run: pending ones (or those to retry) among the first that hold `limit` items."""
@@ -200,7 +197,7 @@ def _load_one(job: MapJob, chunk: Chunk) -> dict[str, Any]:
 class _StageActor:
     def __init__(self, job: MapJob) -> None:
         self._job = job
-        self._stage = _build(job.stage)
+        self._stage = job.stage.factory(*job.stage.args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _pack([r if _broken(r) else self._one(r) for r in batch.to_pylist()])
@@ -250,14 +247,20 @@ def _load_stage_commit(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.
 def _whole_chunk(job: MapJob, chunk: Chunk) -> dict[str, Any]:
     log = AttemptLog(job.output.folder, chunk.name)
     log.begin()
-    report = _publish(job, chunk, _process(job, chunk, job.load(chunk), _build(job.stage), log))
+    report = _publish(job, chunk, _process(job, chunk, job.load(chunk), _stage_of(job), log))
     log.finish()
     return report
 
 
-@lru_cache(maxsize=2)
-def _build(spec: StageSpec) -> Stage:
-    return spec.factory(*spec.args)
+_STAGES: dict[str, Stage] = {}
+
+
+def _stage_of(job: MapJob) -> Stage:
+    """The stage of this run in this worker process, built by its first chunk."""
+    if job.run_id not in _STAGES:
+        _STAGES.clear()  # an earlier run's: its memory is wanted back
+        _STAGES[job.run_id] = job.stage.factory(*job.stage.args)
+    return _STAGES[job.run_id]
 
 
 def _guarded(function: Callable[..., dict], chunk: Chunk, *args: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from raysys.shards.decode import DecodeConfig
 from raysys.shards.describe import Describe
 from raysys.shards.duplicates import DuplicatesConfig, find_clusters
 from raysys.shards.licences import LICENCE_REASONS
-from raysys.similarity import DescriptorConfig
+from raysys.similarity import DescriptorConfig, make_descriptor
 from raysys.tables import TableView, commit_part, open_output
 from raysys.tables.join import AlignedTable
 
@@ -83,7 +83,8 @@ def _cluster(config: JobConfig, samples: TableView, options: RunOptions) -> dict
         return summary(output, 0.0)
     began = time.monotonic()
     rows, vectors, unclear = _described_rows(samples, AlignedTable(descriptors))
-    clusters = {row["row_id"]: row for row in find_clusters(rows, vectors, config.duplicates)}
+    mirrored = make_descriptor(config.descriptor).mirrored(vectors)
+    clusters = {row["row_id"]: row for row in find_clusters(rows, vectors, config.duplicates, mirrored)}
     _refuse_conflicts(clusters, _refused_licences(samples))
     for part, chunk in zip(samples.parts, output.chunks, strict=True):
         ids = [r["row_id"] for r in part.read(["row_id", "outcome"]).to_pylist() if r["outcome"] == KEPT]

@@ -12,7 +12,7 @@ from raysys.jobs.inputs import KeptRows, complete, version_of
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.jobs.stages import RowStage
-from raysys.latents.encode import EncodeLatents, EncodeText, LatentEncoderConfig, TextEncoderConfig
+from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
 from raysys.models.loading import model_hash, part_folder
 from raysys.rows import DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
 
@@ -24,8 +24,8 @@ class JobConfig(Config):
     duplicates: str | None = Field(None, description="table of DUPLICATES rows: only representatives are encoded")
     latents: str = Field(description="output table of LATENTS rows")
     text_states: str = Field(description="output table of TEXT_STATES rows")
-    images: LatentEncoderConfig = Field(LatentEncoderConfig(), description="VAE, resolution, crop")
-    text: TextEncoderConfig = Field(TextEncoderConfig(), description="text encoder")
+    images: LatentsConfig = Field(LatentsConfig(), description="VAE, resolution, crop")
+    text: TextConfig = Field(TextConfig(), description="text encoder")
     chunk_rows: int = Field(512, ge=1, description="rows lost at most when a worker is killed")
     engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
 
@@ -40,14 +40,14 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 def _latents_job(config: JobConfig) -> TableJob:
     vae = model_hash(part_folder(config.images.vae, "vae"))
-    fields = {"images": config.images.result_fields(), "vae_hash": vae}
+    fields = {"images": config.images.model_dump(mode="json", exclude={"device"}), "vae_hash": vae}
     columns = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
     return _job(config, config.latents, LATENTS, "vae", fields, columns, EncodeLatents, config.images)
 
 
 def _text_job(config: JobConfig) -> TableJob:
     encoder = model_hash(part_folder(config.text.text_encoder, "text_encoder"))
-    fields = {"text": config.text.result_fields(), "text_encoder_hash": encoder}
+    fields = {"text": config.text.model_dump(mode="json", exclude={"device"}), "text_encoder_hash": encoder}
     return _job(config, config.text_states, TEXT_STATES, "text", fields, ("row_id", "caption"), EncodeText, config.text)
 
 

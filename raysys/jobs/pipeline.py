@@ -21,7 +21,7 @@ from raysys.jobs import assemble, dedup, encode, generate, ingest, replicate, re
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_lost_path
-from raysys.latents.encode import LatentEncoderConfig, TextEncoderConfig
+from raysys.latents.encode import LatentsConfig, TextConfig
 from raysys.replication import ReplicationConfig
 from raysys.scenes.demo_shards import ScenesConfig
 from raysys.shards.duplicates import DuplicatesConfig
@@ -50,8 +50,8 @@ class JobConfig(Config):
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="compares images in dedup and replication")
     duplicates: DuplicatesConfig = Field(DuplicatesConfig(), description="near-duplicate thresholds")
     keep_duplicates: bool = Field(False, description="train on duplicates too, as a set without dedup would")
-    images: LatentEncoderConfig = Field(LatentEncoderConfig(), description="VAE, resolution, crop")
-    text: TextEncoderConfig = Field(TextEncoderConfig(), description="text encoder")
+    images: LatentsConfig = Field(LatentsConfig(), description="VAE, resolution, crop")
+    text: TextConfig = Field(TextConfig(), description="text encoder")
     training: DiffusionTrainingConfig = Field(DiffusionTrainingConfig(), description="both trainings")
     w_lat: float = Field(0.1, ge=0, le=1, description="mitigated model: latent fusion weight (Eq. 1)")
     w_emb: float = Field(0.5, ge=0, le=1, description="mitigated model: embedding fusion weight (Eq. 2)")

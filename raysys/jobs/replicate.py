@@ -8,19 +8,17 @@ from typing import Any
 from pydantic import Field
 
 from raysys.config import Config, dump
-from raysys.errors import InputError
 from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_lost_path
 from raysys.outcomes import KEPT
 from raysys.replication import ReplicationConfig, ReplicationResult, score
 from raysys.replication.inputs import ImageSet, RawImage, open_images
+from raysys.replication.saved import save_result
 from raysys.replication.score import terminal_progress
 from raysys.rows import DUPLICATES, MATCHES
 from raysys.tables import InputPart, Store, commit_part, open_output
 from raysys.tables.plan import fingerprint
-
-RESULT = "replication.json"
 
 
 class JobConfig(Config):
@@ -46,7 +44,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         return {}
     result = measure(config, training)
     store = Store(config.output)
-    store.write_json(RESULT, result.to_dict())
+    save_result(store, result)
     store.write("config.yaml", dump(config).encode())
     _write_matches(config, result)
     return {k: v for k, v in result.to_dict().items() if k not in ("matches", "background", "unreadable")}
@@ -100,11 +98,3 @@ def _write_matches(config: JobConfig, result: ReplicationResult) -> None:
         f"{config.output}/matches", MATCHES, "replicate", fields, [part], max(len(rows), 1), "recompute"
     )
     commit_part(output.folder, output.chunks[0].file, rows)
-
-
-def load_result(output: str) -> ReplicationResult:
-    """The result that a `replicate` job left in its output folder."""
-    data = Store(output).read_json(RESULT)
-    if data is None:
-        raise InputError(f"{output} holds no {RESULT}", "run `raysys replicate` first")
-    return ReplicationResult.from_dict(data)

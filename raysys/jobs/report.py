@@ -15,10 +15,10 @@ from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
-from raysys.jobs.replicate import load_result
 from raysys.outcomes import KEPT, Counts
 from raysys.replication import ReplicationResult
 from raysys.replication.inputs import open_images
+from raysys.replication.saved import load_result
 from raysys.report import DuplicateCluster, ModelReplication, PipelineReport, TableOutcome, demo_report
 from raysys.report.terminal import print_pipeline
 from raysys.rows import DUPLICATES, SAMPLES
@@ -53,8 +53,9 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     summary = _summary(record, tables, results)
     Store(config.run).write_json("summary.json", summary)
     out = Path(Store(config.run).path("report.html"))
-    demo_report(_page(at, record, summary, tables, results), out)
-    print_pipeline(summary, report=str(out))
+    page = _page(at, record, summary, tables, results)
+    demo_report(page, out)
+    print_pipeline(page, report=str(out))
     return summary
 
 
