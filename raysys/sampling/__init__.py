@@ -1,0 +1,1 @@
+"""Sampling as pure functions over a denoiser: noise from identities, guidance, DPM-Solver++."""

@@ -1,0 +1,87 @@
+"""Noise schedules: one config object gives the training scheduler (DDPM) and the sampler (DPM-Solver++)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from pydantic import Field, model_validator
+
+from raysys.config import Config
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+class NoiseScheduleConfig(Config):
+    """q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I) with ᾱ_t = Π (1 − β_s) (Ho et al. 2020), and what the model predicts."""
+
+    num_train_timesteps: int = Field(1000, ge=2, description="T, the number of noise levels")
+    beta_schedule: Literal["scaled_linear", "linear", "squaredcos_cap_v2"] = Field(
+        "scaled_linear", description="how β runs from beta_start to beta_end; scaled_linear is Stable Diffusion's"
+    )
+    beta_start: float = Field(0.00085, gt=0, lt=1, description="β of the first step")
+    beta_end: float = Field(0.012, gt=0, lt=1, description="β of the last step")
+    prediction_type: PredictionType = Field(
+        "epsilon", description="epsilon: the noise; v_prediction: √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022)"
+    )
+    rescale_betas_zero_snr: bool = Field(
+        False,
+        description="rescale β so that the last step holds no signal (Lin et al. 2023, Alg. 1); needs v_prediction",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NoiseScheduleConfig:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start = {self.beta_start} is above beta_end = {self.beta_end}")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "rescale_betas_zero_snr needs prediction_type v_prediction: at zero SNR ε says nothing of x_0"
+            )
+        return self
+
+
+def build_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
+    """The training scheduler: `add_noise`, `get_velocity`, `alphas_cumprod`.
+
+    Latents are not pixels, so predictions are not clipped. Samplers derived from it take `trailing` timesteps: they
+    start at t = T − 1, where training ends; `leading` starts below it and leaves signal (Lin et al. 2023, §3.3).
+    """
+    return DDPMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
+        clip_sample=False,
+        timestep_spacing="trailing",
+        steps_offset=1,  # without effect on trailing timesteps; diffusers warns about any other value
+    )
+
+
+def build_sampler(noise_scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """A fresh DPM-Solver++ (2M) sampler for the noise schedule of any diffusers scheduler (Lu et al. 2022).
+
+    β, prediction type and timestep spacing are taken over; the solver is always the deterministic second-order
+    multistep one. Fresh per call, because a multistep scheduler carries state from one image to the next.
+    """
+    config = dict(noise_scheduler.config)
+    taken = (
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "prediction_type",
+        "rescale_betas_zero_snr",
+        "timestep_spacing",
+        "steps_offset",
+    )
+    return DPMSolverMultistepScheduler(
+        **{key: config[key] for key in taken if config.get(key) is not None},
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        lower_order_final=True,
+    )
