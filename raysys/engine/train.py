@@ -12,9 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysys.engine.config import TrainEngineConfig
+from raysys.engine.together import together
 from raysys.engine.trackers import Trackers
 from raysys.errors import InputError
 from raysys.progress import Progress
@@ -67,9 +68,7 @@ def run_trainings(jobs: list[TrainJob]) -> list[Checkpoint]:
 
     Each goes on from the newest checkpoint in its folder. The first failure is raised after all have ended.
     """
-    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-        futures = [pool.submit(_run, job) for job in jobs]
-    return [f.result() for f in futures]
+    return together([partial(_run, job) for job in jobs])
 
 
 def _run(job: TrainJob) -> Checkpoint:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig, TrainEngineConfig
 from raysys.fusion import FusionConfig
 from raysys.generation.generate import GenerateConfig
-from raysys.jobs import assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
+from raysys.jobs import JobModule, assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_lost_path
@@ -94,13 +95,20 @@ def _steps(config: JobConfig, options: RunOptions) -> list[tuple[str, Callable[[
     steps += [
         ("ingest", lambda: [ingest.run(c, options) for c in _ingests(config)]),
         ("dedup", lambda: dedup.run(_dedup(config), options)),
-        ("encode", lambda: [encode.run(c, options) for c in _encodes(config)]),
+        ("encode", lambda: _at_once(encode, _encodes(config), options)),
         ("assemble", lambda: [assemble.run(c, options) for c in _assembles(config)]),
         ("train", lambda: train_diffusion.run_all(_trainings(config), options)),
-        ("generate", lambda: [generate.run(c, options) for c in _generates(config)]),
+        ("generate", lambda: _at_once(generate, _generates(config), options)),
         ("replicate", lambda: [replicate.run(c, options) for c in _replications(config)]),
     ]
     return steps
+
+
+def _at_once(job: JobModule, configs: Sequence[Config], options: RunOptions) -> list[dict[str, Any]]:
+    """The same job on several inputs at the same time: loading a model takes longer than the demo's few rows."""
+    from raysys.engine.together import together
+
+    return together([partial(job.run, config, options) for config in configs])
 
 
 def _dry_run(config: JobConfig) -> dict[str, Any]:
