@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import logging
+import os
 import sys
 import traceback
 from typing import NoReturn
@@ -23,6 +24,9 @@ from raysys.errors import InputError, RunFailed
 from raysys.jobs import JOBS
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+QUIET = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error"}
+"""Environment of this process and Ray's workers, unless set: no network of the libraries' own, no advice in between."""
 
 STOPPED = "stopped. What was committed stays; run the same command again to resume."
 
@@ -110,6 +114,8 @@ cli.add_command(submit)
 
 def main(args: list[str] | None = None) -> NoReturn:
     """The `raysys` program. Turns every way of ending into a message and an exit code."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("raysys").setLevel(logging.INFO)
     signals.install()
