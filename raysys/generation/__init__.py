@@ -1,0 +1,1 @@
+"""generation: a saved model and a table of prompts → seeded images."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig, TrainEngineConfig
 from raysys.fusion import FusionConfig
-from raysys.generation.generate import GenerateConfig
+from raysys.generation.generate import GenerateConfig, SamplingConfig
 from raysys.jobs import JobModule, assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
@@ -59,10 +59,9 @@ class JobConfig(Config):
     fusion_level: str = Field(
         "embedding", pattern="embedding|token", description="mitigated model: where captions fuse"
     )
-    num_images_per_prompt: int = Field(2, ge=1, description="generations per training caption")
-    guidance_scale: float = Field(3.0, ge=0, description="classifier-free guidance")
-    num_inference_steps: int = Field(20, ge=1, description="DPM-Solver++ steps")
-    generate_batch_size: int = Field(16, ge=1, description="images per U-Net call; part of what fixes the bytes")
+    generate: SamplingConfig = Field(
+        SamplingConfig(num_images_per_prompt=2, guidance_scale=3.0), description="sampling, for each training caption"
+    )
     generate_chunk_rows: int = Field(64, ge=1, description="prompts per chunk of the generate job")
     replication: ReplicationConfig = Field(ReplicationConfig(), description="how generations are compared")
     engine: EngineConfig = Field(EngineConfig(), description="row stages on the cluster")
@@ -233,11 +232,8 @@ def _generates(config: JobConfig) -> list[generate.JobConfig]:
             output=at.generations(name),
             generate=GenerateConfig(
                 model=at.model(name) + "/pipeline",
-                num_images_per_prompt=config.num_images_per_prompt,
                 seed=config.seed,
-                guidance_scale=config.guidance_scale,
-                num_inference_steps=config.num_inference_steps,
-                batch_size=config.generate_batch_size,
+                **config.generate.model_dump(),
             ),
             chunk_rows=config.generate_chunk_rows,
             engine=config.engine,
