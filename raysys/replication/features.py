@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +15,9 @@ from raysys.outcomes import rejected
 from raysys.replication.inputs import ImageSet, RawImage
 from raysys.shards.decode import DecodeConfig, Decoded, decode_image
 from raysys.similarity import Descriptor
+
+BATCH_BYTES = 256 * 2**20
+"""Decoded pixels that wait for the descriptor: 64 camera pictures of 50 megapixels would be 10 GB."""
 
 OnDone = Callable[[int], None]
 """Called with the number of images of the set that are done."""
@@ -81,22 +84,47 @@ def describe(
     workers: int,
     on_done: OnDone,
 ) -> Features:
-    """Features of every readable image of a set; the others are listed in `unreadable`."""
+    """Features of every readable image of a set; the others are listed in `unreadable`.
+
+    Memory: one batch of decoded images (at most `batch_images`, and about BATCH_BYTES) and a few decoded ahead.
+    """
     features, done = Features(descriptor.dim), 0
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in _batches(images.images(), batch_images):
-            decoded = pool.map(lambda image: _decode(image, role, limits), batch)
-            good: list[tuple[str, np.ndarray]] = []
-            for image, result in zip(batch, decoded, strict=True):
-                if isinstance(result, Unreadable):
-                    features.unreadable.append(result)
-                else:
-                    good.append((image.id, result))
-            if good:
-                features.append([i for i, _ in good], descriptor([pixels for _, pixels in good]))
-            done += len(batch)
-            on_done(done)
+    ids: list[str] = []
+    batch: list[np.ndarray] = []
+
+    def flush() -> None:
+        if batch:
+            features.append(ids, descriptor(batch))
+        ids.clear()
+        batch.clear()
+        on_done(done)
+
+    for image_id, result in _decoded(images.images(), role, limits, workers):
+        done += 1
+        if isinstance(result, Unreadable):
+            features.unreadable.append(result)
+            continue
+        ids.append(image_id)
+        batch.append(result)
+        if len(batch) == batch_images or sum(pixels.nbytes for pixels in batch) >= BATCH_BYTES:
+            flush()
+    flush()
     return features
+
+
+def _decoded(
+    images: Iterator[RawImage], role: str, limits: DecodeConfig, workers: int
+) -> Iterator[tuple[str, np.ndarray | Unreadable]]:
+    """(id, pixels or why not) in order; the next few are decoded by threads meanwhile (Pillow releases the GIL)."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[str, Future[np.ndarray | Unreadable]]] = deque()
+        for image in images:
+            ahead.append((image.id, pool.submit(_decode, image, role, limits)))
+            if len(ahead) > 2 * workers:
+                image_id, future = ahead.popleft()
+                yield image_id, future.result()
+        for image_id, future in ahead:
+            yield image_id, future.result()
 
 
 def _decode(image: RawImage, role: str, limits: DecodeConfig) -> np.ndarray | Unreadable:
@@ -108,8 +136,3 @@ def _decode(image: RawImage, role: str, limits: DecodeConfig) -> np.ndarray | Un
             return found.pixels
         fate = rejected(found.reason, found.detail)
     return Unreadable(role, image.id, str(fate["outcome"]), fate["reason"], fate["detail"])
-
-
-def _batches(images: Iterator[RawImage], size: int) -> Iterator[list[RawImage]]:
-    while batch := list(islice(images, size)):
-        yield batch

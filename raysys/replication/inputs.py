@@ -174,7 +174,7 @@ class TableImages:
             table = self._read_part(number)
             for start in range(0, table.num_rows, READ_ROWS):
                 rows = table.slice(start, READ_ROWS).to_pylist()
-                for row, data in zip(rows, self._reader.read_many(rows), strict=True):
+                for row, data in zip(rows, self._read_many(rows), strict=True):
                     if isinstance(data, Exception):
                         yield RawImage(row[self._key], None, error_from("read", data))
                     else:
@@ -184,7 +184,10 @@ class TableImages:
         if image_id not in self._part_of:
             self._locate({image_id})
         table = self._part(self._part_of[image_id])
-        return self._reader.read(table.filter(pc.equal(table[self._key], image_id)).to_pylist()[0])
+        data = self._read_many(table.filter(pc.equal(table[self._key], image_id)).to_pylist())[0]
+        if isinstance(data, Exception):
+            raise data
+        return data
 
     def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
         return {
@@ -195,6 +198,12 @@ class TableImages:
             }
             for row in self._locate(set(ids))
         }
+
+    def _read_many(self, rows: list[dict[str, Any]]) -> list[bytes | Exception]:
+        """The bytes of each row, or why not: samples may refer to their shards, generations hold their images."""
+        if self._is_samples:
+            return self._reader.read_many(rows)
+        return [row["image"] or ValueError("the row is kept but has no image") for row in rows]
 
     def _locate(self, ids: set[str]) -> list[dict[str, Any]]:
         """The rows of `ids` without their images; remembers in which part each is."""

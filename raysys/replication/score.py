@@ -44,7 +44,7 @@ class ReplicationConfig(Config):
     )
     seed: int = Field(0, ge=0, description="of that draw")
     decode: DecodeConfig = Field(default_factory=DecodeConfig, description="limits that every image must keep")
-    batch_images: int = Field(64, ge=1, description="images decoded at a time")
+    batch_images: int = Field(64, ge=1, description="most images described at a time")
     block_rows: int = Field(16_384, ge=1, description="training features searched at a time: bounds the memory")
     workers: int = Field(2, ge=1, description="threads that decode images")
     threads: int | None = Field(None, ge=1, description="threads of the search; null = all")

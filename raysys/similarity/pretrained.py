@@ -20,6 +20,7 @@ from raysys.similarity.images import ImageLike, as_pil
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+SAVE_BOTH = "save model and image processor there with save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,21 @@ class TransformersDescriptor:
         self.batch_size, self.device = batch_size, torch_device(device)
         self.weights_sha256 = _pinned_file_hash(Path(folder) / "model.safetensors", sha256)
         try:
-            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-            accepted = ("clip", "clip_vision_model") if name == "clip" else ("dinov2",)
-            if kind not in accepted:
-                raise InputError(f"{folder} holds a {kind} model", f"give a folder of {name} weights")
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as exc:
+            raise InputError(f"{folder} is not a complete {name} folder: {_first_line(exc)}", SAVE_BOTH) from exc
+        if config.model_type not in (("clip", "clip_vision_model") if name == "clip" else ("dinov2",)):
+            raise InputError(f"{folder} holds a {config.model_type} model", f"give a folder of {name} weights")
+        if config.model_type == "clip":  # image and text towers: the projection's width stands in the outer config
+            config.vision_config.projection_dim = config.projection_dim
+            config = config.vision_config
+        try:
             cls = CLIPVisionModelWithProjection if name == "clip" else Dinov2Model
-            self._model = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self._model = cls.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except OSError as exc:
-            raise InputError(
-                f"{folder} is not a complete {name} folder: {_first_line(exc)}",
-                "save model and image processor there with save_pretrained",
-            ) from exc
+            raise InputError(f"{folder} is not a complete {name} folder: {_first_line(exc)}", SAVE_BOTH) from exc
         self._model.to(self.device).eval()
-        config = self._model.config
         self.dim = config.projection_dim if name == "clip" else config.hidden_size
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
