@@ -23,7 +23,7 @@ from raysys.engine.config import EngineConfig, PoolConfig
 from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
 from raysys.progress import Progress
-from raysys.tables import Chunk, Output, commit_part
+from raysys.tables import Chunk, Output, Store, commit_part
 from raysys.tables.process import AttemptLog, Stage, process_chunk
 
 ERRORS_BEFORE_STOP = 20
@@ -63,6 +63,10 @@ class MapJob:
         chosen = {c.name for c in first_items(self.output.chunks, self.limit)}
         waiting = self.output.pending() if self.only is None else [c for c in self.output.chunks if c.name in self.only]
         return [c for c in waiting if c.name in chosen]
+
+    def target(self) -> _Target:
+        retries = None if self.only is None else {name: number for name, (number, _) in self.only.items()}
+        return _Target(self.output.folder, retries)
 
 
 @dataclass
@@ -161,12 +165,13 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
     if not job.heavy:
         kwargs = {"job": job, "chunks": chunks}
         return dataset.map_batches(_load_stage_commit, fn_kwargs=kwargs, **batches, **_worker_args(pool))
-    dataset = dataset.map_batches(_load, fn_kwargs={"job": job, "chunks": chunks}, **light)
+    # Reading and committing carry nothing of the stage: unpickling it would import its model's libraries there too.
+    dataset = dataset.map_batches(_load, fn_kwargs={"load": job.load, "chunks": chunks}, **light)
     compute = ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size)
     dataset = dataset.map_batches(
         _StageActor, fn_constructor_args=(job,), compute=compute, **batches, **_worker_args(pool)
     )
-    return dataset.map_batches(_commit, fn_kwargs={"job": job}, **light)
+    return dataset.map_batches(_commit, fn_kwargs={"target": job.target()}, **light)
 
 
 def _worker_args(pool: PoolConfig) -> dict[str, Any]:
@@ -185,13 +190,12 @@ def _worker_args(pool: PoolConfig) -> dict[str, Any]:
 # --- inside the workers: every function takes and returns rows that each stand for one chunk ---
 
 
-def _load(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.Table:
-    rows = [_guarded(_load_one, chunks[i], job, chunks[i]) for i in batch["id"].to_pylist()]
-    return _pack(rows)
+def _load(batch: pa.Table, load: Callable[[Chunk], pa.Table], chunks: list[Chunk]) -> pa.Table:
+    return _pack([_guarded(_load_one, chunks[i], load, chunks[i]) for i in batch["id"].to_pylist()])
 
 
-def _load_one(job: MapJob, chunk: Chunk) -> dict[str, Any]:
-    return {"chunk": chunk.to_json(), "items": _to_ipc(job.load(chunk))}
+def _load_one(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> dict[str, Any]:
+    return {"chunk": chunk.to_json(), "items": _to_ipc(load(chunk))}
 
 
 class _StageActor:
@@ -224,20 +228,26 @@ def _process(job: MapJob, chunk: Chunk, items: pa.Table, stage: Stage, log: Atte
     return table.filter(pa.array(mask, pa.bool_()))
 
 
-def _commit(batch: pa.Table, job: MapJob) -> pa.Table:
+@dataclass(frozen=True)
+class _Target:
+    """Where finished chunks go: the output's folder; for a retry, the number of each chunk's new file."""
+
+    folder: Store
+    retries: Mapping[str, int] | None
+
+    def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
+        file = chunk.file if self.retries is None else chunk.retry_file(self.retries[chunk.name])
+        counts = commit_part(self.folder, file, table, {"start": chunk.start, "stop": chunk.stop})
+        return {"counts": json.dumps(counts.as_dict()), "n_items": chunk.stop - chunk.start}
+
+
+def _commit(batch: pa.Table, target: _Target) -> pa.Table:
     rows = batch.to_pylist()
-    return _reports([r if _broken(r) else _guarded(_commit_one, Chunk.from_json(r["chunk"]), job, r) for r in rows])
+    return _reports([r if _broken(r) else _guarded(_commit_one, Chunk.from_json(r["chunk"]), target, r) for r in rows])
 
 
-def _commit_one(job: MapJob, row: dict[str, Any]) -> dict[str, Any]:
-    chunk = Chunk.from_json(row["chunk"])
-    return _publish(job, chunk, _from_ipc(row["items"]))
-
-
-def _publish(job: MapJob, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-    file = chunk.file if job.only is None else chunk.retry_file(job.only[chunk.name][0])
-    counts = commit_part(job.output.folder, file, table, {"start": chunk.start, "stop": chunk.stop})
-    return {"counts": json.dumps(counts.as_dict()), "n_items": chunk.stop - chunk.start}
+def _commit_one(target: _Target, row: dict[str, Any]) -> dict[str, Any]:
+    return target.publish(Chunk.from_json(row["chunk"]), _from_ipc(row["items"]))
 
 
 def _load_stage_commit(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.Table:
@@ -247,7 +257,7 @@ def _load_stage_commit(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.
 def _whole_chunk(job: MapJob, chunk: Chunk) -> dict[str, Any]:
     log = AttemptLog(job.output.folder, chunk.name)
     log.begin()
-    report = _publish(job, chunk, _process(job, chunk, job.load(chunk), _stage_of(job), log))
+    report = job.target().publish(chunk, _process(job, chunk, job.load(chunk), _stage_of(job), log))
     log.finish()
     return report
 
