@@ -106,6 +106,7 @@ def run_map(job: MapJob) -> MapResult:
                 _stop_if_too_many_errors(result.counts, job)
     result.seconds = time.monotonic() - began
     result.stats = dataset.stats()
+    _check_conserved(result, done - already, job)
     if result.failed_chunks:
         raise RunFailed(
             f"{len(result.failed_chunks)} of {len(chunks)} chunks could not be processed and stay pending, "
@@ -136,6 +137,12 @@ def _account(report: dict[str, Any], result: MapResult) -> int:
     result.n_chunks += 1
     result.counts.merge(Counts.from_dict(json.loads(report["counts"])))
     return report["n_items"]
+
+
+def _check_conserved(result: MapResult, n_items: int, job: MapJob) -> None:
+    """n_items = kept + rejected + error. Keyed jobs are checked key by key in each chunk (`process_chunk`)."""
+    if job.only is None and not job.keyed and result.counts.total != n_items:
+        raise RunFailed(f"{n_items} items went in but {result.counts.as_dict()} came out of {job.output.producer}")
 
 
 def _stop_if_too_many_errors(counts: Counts, job: MapJob) -> None:

@@ -67,7 +67,7 @@ class JobConfig(Config):
     engine: EngineConfig = Field(EngineConfig(), description="row stages on the cluster")
     train_engine: TrainEngineConfig = Field(TrainEngineConfig(), description="each training on the cluster")
     full_command: str = Field(
-        "raysys train-diffusion --config full", description="what the report names as the published recipe"
+        "raysys pipeline --config full", description="what the report names as the published recipe"
     )
 
 
