@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from raysys.errors import InputError
 from raysys.fusion import (
@@ -22,6 +23,7 @@ from raysys.fusion import (
     join_captions,
 )
 from raysys.fusion.mitigations import Tokenizer
+from raysys.models.text import encode_captions
 from raysys.training.config import DiffusionTrainingConfig
 from raysys.training.draws import draw_batch, sample_rng
 from raysys.training.objectives import add_noise, min_snr_weights, prediction_target
@@ -33,6 +35,11 @@ class TextConditioning:
 
     encode: Callable[[Sequence[str]], torch.Tensor]
     tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> TextConditioning:
+        """The conditioning of a Stable Diffusion pipeline's text encoder."""
+        return cls(lambda captions: encode_captions(tokenizer, text_encoder, captions).prompt_embeds, tokenizer)
 
 
 @dataclass(frozen=True)
