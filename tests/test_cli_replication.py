@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from raysys.cli import main
-from raysys.replication import ReplicationConfig, score
+from raysys.replication import ReplicationConfig, score, terminal_progress
 
 N_TRAINING, N_COPIES, N_NEW = 12, 3, 5
 
@@ -72,7 +72,7 @@ def test_two_folders_to_figures_and_files(folders: Path, run_folder: Path, capsy
     assert "--top 2" in html
     out, err = capsys.readouterr()
     assert "copy0.jpg" in out
-    assert "could not be read" in out
+    assert "broken.png" in out
     assert err.count("wrote out/r.") == 3
 
 
@@ -82,6 +82,18 @@ def test_the_command_gives_what_the_function_gives(folders: Path, capsys) -> Non
     data = json.loads(capsys.readouterr().out)
     result = score(*sides, config=ReplicationConfig())
     assert (data["R"], data["matches"]) == (result.R, json.loads(json.dumps(result.matches)))
+
+
+def test_progress_ends_well_when_batches_fit_exactly(folders: Path, capsys) -> None:
+    with terminal_progress() as progress:
+        score(
+            folders / "held out",
+            folders / "training",
+            config=ReplicationConfig(batch_images=1),
+            progress=progress,
+        )
+    err = capsys.readouterr().err
+    assert err.count("describe training  12/12 images") == 1
 
 
 def test_it_needs_no_ray(folders: Path) -> None:

@@ -149,8 +149,7 @@ def test_launchers_equal_the_registry() -> None:
 def test_every_job_has_a_module_and_packaged_configs(job) -> None:
     assert importlib.util.find_spec(job.module) is not None
     assert job.example.split()[:2] == ["raysys", job.name]
-    # The full run is the sequence of docs/gpu_recipes.md: its steps need different machines.
-    for name in ("demo",) if job.name == "pipeline" else ("demo", "full"):
+    for name in ("demo", "full"):
         path = job.packaged_config(name)
         load(job.load().JobConfig, path)
         assert f"raysys {job.name} --config" in path.read_text().split("\n\n")[0], f"no launch command heads {path}"
@@ -167,7 +166,7 @@ def test_every_config_field_is_described(job) -> None:
     assert [f.key for f in fields_of(job.load().JobConfig) if not f.description] == []
 
 
-def test_readme_tree_names_existing_files() -> None:
+def test_readme_tree_has_one_line_per_file() -> None:
     block = re.search(r"^```text\n(raysys/\n.*?)^```", (REPO / "README.md").read_text(), re.S | re.M).group(1)
     folders: list[str] = []
     named = []
@@ -176,9 +175,15 @@ def test_readme_tree_names_existing_files() -> None:
         depth = (len(line) - len(line.lstrip())) // 2
         folders[depth:] = [name] if name.endswith("/") else []
         named.append(REPO / "".join(folders[:depth]) / name)
-    assert [str(p) for p in named if not p.exists()] == []
+    gone = [relative(p) for p in named if not p.exists()]
     modules = {p for p in sources() if p.name != "__init__.py" and p.stat().st_size}
-    assert sorted(relative(p) for p in modules - set(named)) == [], "the README's tree has one line per file"
+    missing = [f"{relative(p)}: {summary(p)}" for p in sorted(modules - set(named))]
+    assert (gone, missing) == ([], []), "take out the lines of the first list, write lines for the second"
+
+
+def summary(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    return re.split(r"\n\n|\. ", ast.get_docstring(ast.parse(path.read_text())) or "")[0].replace("\n", " ")
 
 
 def test_lock_holds_every_direct_dependency_in_its_range() -> None:
