@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,13 +34,22 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """One private Ray cluster on this machine for all tests that need one.
+def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One private Ray cluster on this machine for all tests that need one; the folder in which its workers run.
 
     Four logical CPUs: an actor pool must leave Ray's readers a whole one, and two real cores would not.
     """
     import ray
 
+    folder = tmp_path_factory.mktemp("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _start(ray)
+    yield folder
+    ray.shutdown()
+
+
+def _start(ray: ModuleType) -> None:
     ray.init(
         address="local",
         num_cpus=4,
@@ -47,7 +57,6 @@ def ray_local() -> Iterator[None]:
         object_store_memory=512 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
+        logging_level="WARNING",
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}},
     )
-    yield
-    ray.shutdown()
