@@ -7,6 +7,7 @@ from and a `report` function from here.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -22,6 +23,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysys.engine.config import TrainEngineConfig
@@ -73,6 +75,8 @@ def run_trainings(jobs: list[TrainJob]) -> list[Checkpoint]:
 
 def _run(job: TrainJob) -> Checkpoint:
     engine = job.engine
+    # Ray Train would start its workers in a folder of its own, where a relative training_set names nothing.
+    os.environ.setdefault(RAY_CHDIR_TO_TRIAL_DIR, "0")
     workers: Any = engine.num_workers
     if engine.min_workers is not None:
         workers = (engine.min_workers, engine.num_workers)
