@@ -36,7 +36,3 @@ class MissingExtra(InputError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.package, self.extra)
-
-
-class RunFailed(RuntimeError):
-    """A run ended, or was stopped, with more failures than allowed. What was committed stays; exit code 1."""

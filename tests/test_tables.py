@@ -73,7 +73,8 @@ def test_a_changed_setting_is_refused_with_the_difference_then_recomputed_beside
         make(tmp_path, {"model": {"revision": "b"}, "seed": 0})
     assert "--on-change" in refused.value.fix
     kept_old = make(tmp_path, {"model": {"revision": "b"}, "seed": 0}, on_change="keep")
-    assert kept_old.pending() == []
+    assert kept_old.is_kept, "nothing made with other settings may be added"
+    assert not make(tmp_path, {"model": {"revision": "a"}, "seed": 0}, on_change="keep").is_kept
     new = make(tmp_path, {"model": {"revision": "b"}, "seed": 0}, on_change="recompute")
     assert len(new.pending()) == 4
     assert len(Store(tmp_path).folders()) == 2, "the old version stays on disk"
@@ -87,6 +88,9 @@ def test_a_changed_input_is_refused_and_recompute_redoes_only_its_chunks(tmp_pat
         make(tmp_path, parts=changed)
     with pytest.raises(InputError, match=r"b\.tar is gone"):
         make(tmp_path, parts=changed[:1])
+    kept_old = make(tmp_path, parts=changed, on_change="keep")
+    assert kept_old.is_kept
+    assert len(kept_old.chunks) == 4, "the old plan, unchanged"
     redo = make(tmp_path, parts=changed, on_change="recompute")
     assert [c.name for c in redo.pending()] == ["b.tar.0", "b.tar.1"]
 

@@ -78,7 +78,7 @@ def _cluster(config: JobConfig, samples: TableView, options: RunOptions) -> dict
         "duplicates": config.duplicates.model_dump(mode="json"),
     }
     output = open_output(config.output, DUPLICATES, "dedup", fields, samples.inputs(), WHOLE_PART, options.on_change)
-    if not output.pending():
+    if output.is_kept or not output.pending():
         print(f"dedup: nothing to do, {output.folder.url} is finished", file=sys.stderr)
         return summary(output, 0.0)
     began = time.monotonic()

@@ -51,6 +51,11 @@ def run_table(job: TableJob, config: Config, options: RunOptions) -> dict[str, A
     output = _open(job, options)
     if options.dry_run:
         return _dry_run(job, output, options)
+    if output.is_kept:
+        print(
+            f"{job.job}: {output.folder.url} is kept as it is, {len(output.pending())} chunks pending", file=sys.stderr
+        )
+        return summary(output, 0.0)
     from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
     from raysys.engine.map import MapJob, StageSpec, run_map
 

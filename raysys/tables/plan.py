@@ -81,6 +81,8 @@ class Output:
     producer: str
     fingerprint: str
     chunks: tuple[Chunk, ...]
+    is_kept: bool = False
+    """on_change=keep found other settings or inputs: what is there is used as it is, nothing may be added to it."""
 
     def done(self) -> set[str]:
         """Names of the chunks whose part is committed."""
@@ -113,7 +115,7 @@ def open_output(
     another row type, when the fields differ from the current ones (listing what differs) or when inputs changed or
     vanished, unless `on_change` says what to do:
     recompute = write beside the old result (other fingerprint) or replace the parts of changed inputs; keep = use
-    what is there.
+    what is there and add nothing to it (`is_kept`).
     """
     table = Store(path)
     fields = json.loads(json.dumps(fields))
@@ -122,9 +124,14 @@ def open_output(
     if current != digest:
         digest, stored = current, table.sub(folder_name(producer, current)).read_json(PLAN)
         assert stored is not None, "a current fingerprint always has a plan"
-        return Output(table, table.sub(folder_name(producer, digest)), row_type, producer, digest, _chunks(stored))
+        return Output(
+            table, table.sub(folder_name(producer, digest)), row_type, producer, digest, _chunks(stored), True
+        )
     folder = table.sub(folder_name(producer, digest))
-    plan, stale = _merge_plan(folder, folder.read_json(PLAN), parts, chunk_rows, on_change)
+    stored = folder.read_json(PLAN)
+    if on_change == "keep" and stored is not None and any(_input_changes(stored, parts)):
+        return Output(table, folder, row_type, producer, digest, _chunks(stored), True)
+    plan, stale = _merge_plan(folder, stored, parts, chunk_rows, on_change)
     plan |= {"producer": producer, "fingerprint": digest, "row_type": row_type.name, "fields": fields}
     if not dry_run:
         for name in stale:
@@ -178,10 +185,7 @@ def _merge_plan(
     chunk_rows = stored["chunk_rows"]
     old = {p["name"]: InputPart(**p) for p in stored["inputs"]}
     new = {p.name: p for p in parts}
-    if on_change == "keep":
-        new |= old
-    gone = [n for n in old if n not in new]
-    changed = [n for n in new if n in old and new[n].signature != old[n].signature]
+    gone, changed = _input_changes(stored, parts)
     if (gone or changed) and on_change == "refuse":
         what = [f"{n} is gone" for n in gone] + [f"{n} changed" for n in changed]
         raise InputError(
@@ -194,6 +198,13 @@ def _merge_plan(
     stale = [n for n in folder.names(".parquet") if chunk_name_of(n) in prefixes]
     order = [new[n] for n in old if n in new] + [p for n, p in new.items() if n not in old]
     return _plan(order, chunk_rows), stale
+
+
+def _input_changes(stored: dict, parts: Sequence[InputPart]) -> tuple[list[str], list[str]]:
+    """(names of planned inputs that are gone, names of those whose contents changed)."""
+    old = {p["name"]: p["signature"] for p in stored["inputs"]}
+    new = {p.name: p.signature for p in parts}
+    return [n for n in old if n not in new], [n for n in new if n in old and new[n] != old[n]]
 
 
 def chunk_name_of(file: str) -> str:
