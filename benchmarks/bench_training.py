@@ -81,7 +81,7 @@ class Turns:
         self.wait_shares: list[float] = []
         self.started: np.ndarray | None = None
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, due: bool) -> None:
         ended = clocks()
         self.bare(self.steps)
         if self.started is not None:  # the first turn warms up both

@@ -99,7 +99,7 @@ class Recorder:
     def __init__(self) -> None:
         self.metrics, self.checkpoints = [], []
 
-    def __call__(self, metrics, checkpoint) -> None:
+    def __call__(self, metrics, checkpoint, due) -> None:
         self.metrics.append(metrics)
         if checkpoint is not None:
             self.checkpoints.append(checkpoint)

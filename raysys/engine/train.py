@@ -47,7 +47,7 @@ class Worker:
     wrap_model: Callable[[torch.nn.Module], torch.nn.Module]
     load_from: Path | None
     checkpoint_root: Path
-    report: Callable[[dict[str, float], Path | None], None]
+    report: Callable[[dict[str, float], Path | None, bool], None]
 
 
 @dataclass(frozen=True)
@@ -188,16 +188,18 @@ def _worker(rank: int, world_size: int, load_from: Path | None, root: Path, repo
 
 
 class _Reporter:
-    """metrics.jsonl (rank 0) and Ray Train's report, in that order: a record never points at a missing checkpoint."""
+    """metrics.jsonl (rank 0), then the checkpoint to Ray Train, on every rank when one is due."""
 
     def __init__(self, job: TrainJob, rank: int) -> None:
         self._store, self._rank = Store(job.folder), rank
         self._records: list[dict[str, Any]] | None = None
         self._trackers = Trackers(job.folder, job.name, job.engine) if rank == 0 else None
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, due: bool) -> None:
         if self._rank == 0:
             self._record(metrics)
+        if not due:  # Ray fetches one report every 2 s and the loop waits for it: only checkpoints go that way
+            return
         ray.train.report(metrics, checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint))
         if checkpoint is not None:
             shutil.rmtree(checkpoint)

@@ -31,10 +31,10 @@ from raysys.training.state import TrainState, check_resumable, load_checkpoint, 
 
 
 class Report(Protocol):
-    """Called on every worker at the same steps. `checkpoint` is a complete folder on rank 0 when one is due, else None;
-    once the call returns it belongs to the callee, which keeps, uploads or deletes it."""
+    """Called on every worker at the same steps. When a checkpoint is `due`, `checkpoint` is a complete folder on rank
+    0, and None on the others; once the call returns it belongs to the callee, which keeps, uploads or deletes it."""
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None) -> None: ...
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, due: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Loop:
             due = self.step % config.checkpoint_every_steps == 0 or self.step == config.max_steps or stopping
             if at_log or due:
                 metrics = window.close(self.step, rate, self.device) | self._validation()
-                report(metrics, self._save(checkpoint_root) if due and self.rank == 0 else None)
+                report(metrics, self._save(checkpoint_root) if due and self.rank == 0 else None, due)
         return Finished(self.step, self.step >= config.max_steps, metrics, self.model, self.ema)
 
     def _optimiser_step(self, batch: dict[str, Any], rate: float) -> tuple[torch.Tensor, torch.Tensor]:
