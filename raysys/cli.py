@@ -25,7 +25,12 @@ from raysys.jobs import JOBS
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
-QUIET = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error"}
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 """Environment of this process and Ray's workers, unless set: no network of the libraries' own, no advice in between."""
 
 STOPPED = "stopped. What was committed stays; run the same command again to resume."

@@ -43,9 +43,12 @@ def run_cli(*args: str) -> int:
 
 def test_samples_meet_the_truth(run_once: Path, capsys) -> None:
     assert run_cli("status", str(run_once / "samples")) == 0
-    truth = json.loads((run_once / "shards" / "truth.json").read_text())["counts"]
-    out = capsys.readouterr().out
-    assert f"kept {truth['kept']:,}, rejected {sum(truth['rejected'].values()):,}, error" in out
+    truth = json.loads((run_once / "shards" / "truth.json").read_text())["counts"]["train"]
+    lines = capsys.readouterr().out.splitlines()
+    n_rejected = sum(truth["rejected"].values())
+    assert any(f"{truth['in']}: kept {truth['kept']}, rejected {n_rejected}, error 0" in line for line in lines)
+    found = {words[2]: int(words[1]) for line in lines if (words := line.split())[:1] == ["rejected"]}
+    assert found == truth["rejected"]
 
 
 @pytest.mark.parametrize(
