@@ -1,0 +1,168 @@
+"""The shipped models do what the manifest says, are checked on load, and can be built again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPModel, CLIPTokenizer
+
+from raysys.errors import InputError
+from raysys.models import zoo, zoo_build, zoo_clip, zoo_vae
+from raysys.models.loading import load_text_encoder, load_vae
+from raysys.models.vae import encode_pixel_values, images_to_pixel_values
+from raysys.models.zoo_data import held_out, training_batches
+
+MEMBERS = ("vae", "text_encoder", "tokenizer", "clip")
+
+
+def test_every_member_is_listed_checked_and_small() -> None:
+    manifest = zoo.read_manifest()
+    assert set(manifest["members"]) == set(MEMBERS)
+    for name in MEMBERS:
+        folder = zoo.path(f"zoo:{name}")
+        on_disk = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+        assert on_disk == set(manifest["members"][name]["files"])
+    total = sum(f.stat().st_size for f in zoo.ROOT.rglob("*") if f.suffix != ".py" and f.is_file())
+    assert total <= 6.5e6
+
+
+def test_unknown_missing_and_damaged_members_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "zoo"
+    shutil.copytree(zoo.ROOT, root)
+    with pytest.raises(InputError, match="'zoo:dog' is not in the zoo"):
+        zoo.path("zoo:dog")
+    weights = root / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match="damaged: sha256"):
+        zoo.path("vae", root)
+    assert zoo.path("text_encoder", root) == root / "text_encoder"
+    weights.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        zoo.path("vae", root)
+    (root / zoo.MANIFEST).unlink()
+    with pytest.raises(InputError, match="no manifest"):
+        zoo.path("vae", root)
+
+
+def test_vae_reconstructs_held_out_scenes() -> None:
+    vae = load_vae("zoo:vae")
+    images, _ = held_out(48)
+    shown = zoo_vae.reconstruct(vae, images)
+    assert zoo_vae.psnr(images, shown) >= 24.0
+    # The right picture, not an average one: each reconstruction is nearest to its own original.
+    distance = ((images[:, None].astype(float) - shown[None].astype(float)) ** 2).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(48)).all()
+
+
+def test_latents_are_standardised() -> None:
+    vae = load_vae("zoo:vae")
+    latents = encode_pixel_values(vae, images_to_pixel_values(held_out(48)[0]))
+    assert latents.shape == (48, 12, 8, 8)
+    assert abs(latents.mean().item()) < 0.1
+    assert latents.std().item() == pytest.approx(1.0, abs=0.1)
+    assert latents.std(dim=(0, 2, 3)).min() > 0.7
+
+
+def test_standardising_the_latents_changes_no_reconstruction() -> None:
+    vae = load_vae("zoo:vae")
+    with torch.no_grad():
+        vae.quant_conv.weight[:6] *= 3.0
+        vae.quant_conv.bias[:12] += 0.7
+    values = images_to_pixel_values(held_out(8)[0])
+    before = vae.encode(values).latent_dist
+    picture = vae.decode(before.mean).sample
+    zoo_vae.standardise_latents(vae, values)
+    after = vae.encode(values).latent_dist
+    torch.testing.assert_close(vae.decode(after.mean).sample, picture, atol=1e-3, rtol=1e-3)
+    # z' = (z − μ)/σ per channel: means and standard deviations move together.
+    mean, std = before.mean.mean(dim=(0, 2, 3), keepdim=True), before.mean.std(dim=(0, 2, 3), keepdim=True)
+    torch.testing.assert_close(after.mean, (before.mean - mean) / std, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(after.std, before.std / std, atol=1e-4, rtol=1e-3)
+
+
+def test_clip_finds_the_caption_of_held_out_scenes() -> None:
+    folder = zoo.path("zoo:clip")
+    model, tokenizer = CLIPModel.from_pretrained(folder).float().eval(), CLIPTokenizer.from_pretrained(folder)
+    stated = zoo.read_manifest()["members"]["clip"]["metrics"]
+    assert stated["retrieval_at_1_image_to_text"] >= 0.35
+    assert zoo_clip.measure(model, tokenizer) == stated
+
+
+def test_text_encoder_is_the_clips() -> None:
+    whole = load_file(zoo.path("zoo:clip") / "model.safetensors")
+    part = load_file(zoo.path("zoo:text_encoder") / "model.safetensors")
+    assert part
+    for name, weight in part.items():
+        key = name if name in whole else f"text_model.{name}"
+        assert torch.equal(weight, whole[key])
+
+
+def test_colour_words_move_the_states_where_the_caption_says() -> None:
+    tokenizer, text_encoder = load_text_encoder("zoo:text_encoder")
+    ids = tokenizer(["a red circle on a blue background", "a blue circle on a red background"], return_tensors="pt")
+    pooled = torch.nn.functional.normalize(text_encoder(**ids).pooler_output, dim=-1)
+    assert float(pooled[0] @ pooled[1]) < 0.95
+
+
+def test_training_batches_are_seeded_and_held_out_scenes_are_apart() -> None:
+    (first, captions), (second, _) = (next(training_batches(0, 4)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(captions) == 4
+    assert not np.array_equal(first, next(training_batches(1, 4))[0])
+    apart = held_out(4)[0]
+    assert not any(np.array_equal(a, b) for a in apart for b in first)
+
+
+def test_tokenizer_merges_are_those_of_the_naive_count() -> None:
+    # low ×5, lower ×2: "l o" and "o w" are the commonest pairs (7 and 5+2 as o+w</w>, o+w), ties by string order.
+    tokenizer = zoo_clip.train_tokenizer(["low low low low low lower lower"], max_merges=3)
+    assert len(tokenizer) == 512 + 3 + 2
+    vocabulary = tokenizer.get_vocab()
+    by_id = sorted(vocabulary, key=vocabulary.__getitem__)
+    assert by_id[512:515] == ["lo", "low</w>", "er</w>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("LOW  lower").input_ids) == [
+        "<|startoftext|>",
+        "low</w>",
+        "lo",
+        "w",
+        "er</w>",
+        "<|endoftext|>",
+    ]
+
+
+@pytest.mark.slow
+def test_build_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = zoo_build.build(tmp_path / "a", seed=3, max_steps=2)
+    second = zoo_build.build(tmp_path / "b", seed=3, max_steps=2)
+    assert json.dumps(first) == json.dumps(second)
+    assert zoo_build.build(tmp_path / "b", seed=4, max_steps=2) != first
+
+
+def test_build_keeps_other_members_and_the_callers_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_vae, "N_MEASURED", 4)
+    monkeypatch.setattr(zoo_clip, "N_MEASURED", 4)
+    monkeypatch.setattr(zoo_clip, "N_CORPUS", 100)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    zoo_build.build(tmp_path, ["clip"], seed=0, max_steps=1)
+    manifest = zoo_build.build(tmp_path, ["vae"], seed=0, max_steps=2)
+    assert set(manifest["members"]) == set(MEMBERS)
+    assert manifest == zoo.read_manifest(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {*MEMBERS, zoo.MANIFEST}
+    for name in MEMBERS:
+        zoo.path(name, tmp_path)
+    load_vae(tmp_path / "vae")
+    load_text_encoder(tmp_path / "text_encoder")
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(InputError, match="cannot be built"):
+        zoo_build.build(tmp_path, ["dog"])
+    with pytest.raises(InputError, match="max_steps = 0"):
+        zoo_build.build(tmp_path, ["vae"], max_steps=0)
