@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,8 @@ def test_plain_diffusers_runs_the_saved_pipeline_in_a_fresh_process(saved: Path,
     noise = initial_noise(0, "p", 0, (12, 8, 8))[None]
     torch.save(noise, tmp_path / "latents.pt")
     command = [sys.executable, "-I", "-c", PLAIN_DIFFUSERS, str(saved), str(tmp_path / "latents.pt")]
-    subprocess.run(command, check=True, timeout=200, cwd=tmp_path)
+    # One thread: on a busy machine torch's second one mostly spins (20 times the CPU time was seen).
+    subprocess.run(command, check=True, timeout=200, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
     theirs = torch.load(tmp_path / "latents.pt", weights_only=True)
     parts = load_pipeline(saved)
     states = encode_captions(parts.tokenizer, parts.text_encoder, ["a red circle", ""]).prompt_embeds
