@@ -63,7 +63,7 @@ def _describe_job(config: JobConfig, samples: TableView) -> TableJob:
         },
         parts=samples.inputs(),
         chunk_rows=config.chunk_rows,
-        load=KeptRows(config.samples, version_of(samples), columns),
+        load=KeptRows.of(samples, None, columns),
         stage=(RowStage, ("describe", Describe, (config.descriptor, config.decode))),
         engine=config.engine,
         heavy=True,

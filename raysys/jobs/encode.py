@@ -8,7 +8,7 @@ from pydantic import Field
 
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
-from raysys.jobs.inputs import KeptRows, complete, version_of
+from raysys.jobs.inputs import KeptRows, complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.jobs.stages import RowStage
@@ -62,7 +62,7 @@ def _job(config, output, row_type, name, fields, columns, build, build_config) -
         fields={**source, **fields},
         parts=samples.inputs(),
         chunk_rows=config.chunk_rows,
-        load=KeptRows(config.samples, version_of(samples, duplicates), columns, config.duplicates),
+        load=KeptRows.of(samples, duplicates, columns),
         stage=(RowStage, (name, build, (build_config,))),
         engine=config.engine,
         heavy=True,

@@ -17,7 +17,7 @@ from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
 from raysys.generation.generate import Generate, GenerateConfig
-from raysys.jobs.inputs import KeptRows, version_of
+from raysys.jobs.inputs import KeptRows
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.jobs.stages import RowStage
@@ -109,7 +109,7 @@ def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
         view = open_table(path)
         if "caption" not in view.row_type.schema.names:
             raise InputError(f"prompts: {view.row_type.name} rows of {path} have no caption", "give another table")
-        load = TablePrompts(KeptRows(path, version_of(view), ("row_id", "caption")))
+        load = TablePrompts(KeptRows.of(view, None, ("row_id", "caption")))
         return view.inputs(), load, {"table": view.identity}
     raise InputError(f"prompts: {path} is no training set, table or file", "give a folder with prompts, .txt or .jsonl")
 

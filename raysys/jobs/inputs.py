@@ -29,6 +29,12 @@ class KeptRows:
     columns: tuple[str, ...] | None = None
     duplicates: str | None = None
 
+    @classmethod
+    def of(cls, rows: TableView, duplicates: TableView | None, columns: tuple[str, ...] | None = None) -> KeptRows:
+        """Kept rows of a table, by its full path: workers do not run in the driver's folder."""
+        place = None if duplicates is None else duplicates.store.url
+        return cls(rows.store.url, version_of(rows, duplicates), columns, place)
+
     def __call__(self, chunk: Chunk) -> pa.Table:
         part = _parts(self.path, self.version)[chunk.part.name]
         columns = None if self.columns is None else [*self.columns, "outcome"]

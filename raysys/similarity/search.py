@@ -196,7 +196,7 @@ def _searcher(threads: int | None, use_gpu: bool | None) -> Iterator[Knn]:
     try:
         import faiss
     except ImportError as exc:
-        raise MissingExtra("faiss", "gpu") from exc
+        raise MissingExtra("faiss", "cpu") from exc
     n_gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if use_gpu and not n_gpus:
         raise MissingExtra("faiss with GPU support (or a GPU)", "gpu")
