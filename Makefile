@@ -45,8 +45,7 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 bench: $(STAMP)
-	@status=0; for bench in benchmarks/bench_*.py; do \
-	  echo "== $$bench"; $(BIN)/python $$bench || status=1; done; exit $$status
+	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
