@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+import processes
 import pytest
+from processes import DEADLINE_S, finish, kill_driver, wait_for, workers_of
 from toy_job import JobConfig, expected_keys
 
 from raysys.rows import TEXT_STATES
@@ -22,57 +22,18 @@ from raysys.tables import Store, open_table
 from raysys.tables.verify import verify
 
 TOY = Path(__file__).with_name("toy_job.py")
-DEADLINE_S = 120
 
 
 def start(output: Path, *overrides: str) -> subprocess.Popen:
-    """The toy job as a program of its own, in a process group of its own."""
+    """The toy job as a program of its own."""
     config = output.parent / "toy.yaml"
     config.write_text(f"output: {output}\n")
-    command = [sys.executable, str(TOY), "toy", "--config", str(config), "--address", "local", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(TOY.parent)}
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    _, err = process.communicate(timeout=DEADLINE_S)
-    return process.returncode, err
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert process.poll() is None, f"ended too early: {process.stderr.read()}"
-        assert time.monotonic() - began < DEADLINE_S, "nothing happened"
-        time.sleep(0.02)
+    command = [sys.executable, TOY, "toy", "--config", config, "--address", "local", *overrides]
+    return processes.start(command, PYTHONPATH=str(TOY.parent))
 
 
 def parts_done(output: Path) -> int:
     return len(list(output.glob("toy-*/*.parquet")))
-
-
-def kill_group(process: subprocess.Popen) -> None:
-    """SIGKILL to the driver only; Ray's processes notice on their own. Wait until they are gone."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    psutil.wait_procs(children, timeout=20)
-    for child in children:
-        if child.is_running():
-            child.kill()
-
-
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
-    """Ray worker processes that run a task or hold an actor of the job (not Ray's own agents)."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            title = " ".join(child.cmdline())
-        except psutil.Error:
-            continue
-        if title.startswith("ray::") and "Map" in title:
-            found.append(child)
-    return found
 
 
 def check_whole(output: Path, **settings) -> None:
@@ -92,7 +53,7 @@ def test_driver_killed_then_interrupted_then_finished(tmp_path):
     output = tmp_path / "table"
     first = start(output, "seconds=0.05")
     wait_for(lambda: parts_done(output) >= 2, first)
-    kill_group(first)
+    kill_driver(first)
     after_kill = parts_done(output)
     assert 2 <= after_kill < 12
 
@@ -192,7 +153,7 @@ def test_matrix_random_kills(tmp_path, heavy, round_):
                 victim.kill()
         time.sleep(rng.uniform(0, 2))
         if process.poll() is None and attempt < 5:
-            kill_group(process)
+            kill_driver(process)
     code, err = finish(start(output, f"heavy={heavy}"))
     assert code == 0, err
     check_whole(output)

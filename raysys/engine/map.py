@@ -202,7 +202,19 @@ def _load(batch: pa.Table, load: Callable[[Chunk], pa.Table], chunks: list[Chunk
 
 
 def _load_one(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> dict[str, Any]:
-    return {"chunk": chunk.to_json(), "items": _to_ipc(load(chunk))}
+    return {"chunk": chunk.to_json(), "items": _to_ipc(_items(load, chunk))}
+
+
+class UnreadableInput(RuntimeError):
+    """The input of one chunk is damaged or gone."""
+
+
+def _items(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
+    """The items of a chunk. What is wrong with its input concerns this chunk only: the others go on."""
+    try:
+        return load(chunk)
+    except InputError as exc:
+        raise UnreadableInput(str(exc)) from exc
 
 
 class _StageActor:
@@ -264,7 +276,7 @@ def _load_stage_commit(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.
 def _whole_chunk(job: MapJob, chunk: Chunk) -> dict[str, Any]:
     log = AttemptLog(job.output.folder, chunk.name)
     log.begin()
-    report = job.target().publish(chunk, _process(job, chunk, job.load(chunk), _stage_of(job), log))
+    report = job.target().publish(chunk, _process(job, chunk, _items(job.load, chunk), _stage_of(job), log))
     log.finish()
     return report
 

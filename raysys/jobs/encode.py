@@ -10,7 +10,7 @@ from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.jobs.inputs import KeptRows, complete
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import TableJob, run_table
+from raysys.jobs.run_table import TableJob, run_tables
 from raysys.jobs.stages import RowStage
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
 from raysys.models.loading import model_hash, part_folder
@@ -32,10 +32,8 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write both tables."""
-    return {
-        "latents": run_table(_latents_job(config), config, options),
-        "text_states": run_table(_text_job(config), config, options),
-    }
+    latents, text_states = run_tables([_latents_job(config), _text_job(config)], config, options)
+    return {"latents": latents, "text_states": text_states}
 
 
 def _latents_job(config: JobConfig) -> TableJob:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,8 +17,12 @@ from raysys.errors import InputError
 from raysys.jobs.options import RunOptions
 from raysys.outcomes import Counts
 from raysys.rows import RowType
-from raysys.tables import Chunk, InputPart, Output, TableView, open_output
+from raysys.tables import Chunk, InputPart, Output, Store, TableView, open_output
+from raysys.tables.plan import TABLE
 from raysys.tables.read import error_keys, open_table, parts_of
+
+if TYPE_CHECKING:
+    from raysys.engine.map import MapJob
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,30 @@ class TableJob:
 
 def run_table(job: TableJob, config: Config, options: RunOptions) -> dict[str, Any]:
     """Do the pending chunks of `job` (or its error rows, when `options.retry`). Returns the summary as a dict."""
+    return run_tables([job], config, options)[0]
+
+
+def run_tables(jobs: Sequence[TableJob], config: Config, options: RunOptions) -> list[dict[str, Any]]:
+    """The same for several tables of one job, one after the other on one Ray: starting it takes seconds."""
+    planned = [_plan(job, options) for job in jobs]
+    if all(isinstance(p, dict) for p in planned):
+        return planned
+    from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
+
+    with cluster(options.address):
+        return [
+            p if isinstance(p, dict) else _map(p, job, config, options) for job, p in zip(jobs, planned, strict=True)
+        ]
+
+
+def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
+    """What is to be mapped; a summary when nothing is."""
     refuse_lost_path(job.output)
     if not job.parts and not options.retry:
         raise InputError(f"{job.job} has no input", "check the input path, or run the job before it")
+    if options.retry and not Store(job.output).exists(TABLE):
+        print(f"{job.job}: {job.output} is not written yet, nothing to retry there", file=sys.stderr)
+        return {}
     output = _open(job, options)
     if options.dry_run:
         return _dry_run(job, output, options)
@@ -56,23 +81,28 @@ def run_table(job: TableJob, config: Config, options: RunOptions) -> dict[str, A
             f"{job.job}: {output.folder.url} is kept as it is, {len(output.pending())} chunks pending", file=sys.stderr
         )
         return summary(output, 0.0)
-    from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
-    from raysys.engine.map import MapJob, StageSpec, run_map
+    from raysys.engine.map import MapJob, StageSpec
 
     only = _errors(output) if options.retry else None
     mapped = MapJob(output, job.load, StageSpec(*job.stage), job.keyed, job.heavy, job.engine, only, options.limit)
-    chunks = mapped.chunks()
-    if not chunks:
-        print(f"{job.job}: nothing to do, {len(output.chunks)} chunks are done", file=sys.stderr)
-        return summary(output, 0.0)
+    if mapped.chunks():
+        return mapped
+    print(f"{job.job}: nothing to do, {len(output.chunks)} chunks are done", file=sys.stderr)
+    return summary(output, 0.0)
+
+
+def _map(mapped: MapJob, job: TableJob, config: Config, options: RunOptions) -> dict[str, Any]:
+    """Map one table and record how it was made."""
+    from raysys.engine.map import run_map
+
+    folder = mapped.output.folder
     if not options.retry:
-        output.folder.write_json("_run/job.json", {"job": job.job, "config": config.model_dump(mode="json")})
-        output.folder.write("_run/config.yaml", dump(config).encode())
-    with cluster(options.address):
-        result = run_map(mapped)
-    output.folder.write("_run/stats.txt", result.stats.encode())
-    record = summary(output, result.seconds)
-    output.folder.write_json("_run/summary.json", record)
+        folder.write_json("_run/job.json", {"job": job.job, "config": config.model_dump(mode="json")})
+        folder.write("_run/config.yaml", dump(config).encode())
+    result = run_map(mapped)
+    folder.write("_run/stats.txt", result.stats.encode())
+    record = summary(mapped.output, result.seconds)
+    folder.write_json("_run/summary.json", record)
     return record
 
 

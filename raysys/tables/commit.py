@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysys.errors import InputError
 from raysys.outcomes import Counts
 from raysys.rows import RowType
 from raysys.tables.store import Store
@@ -72,8 +74,22 @@ def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = N
 
 
 def part_info(folder: Store, file: str) -> dict:
-    """What `commit_part` put into the footer, plus "num_rows"."""
-    with folder.open(file) as f:
+    """What `commit_part` put into the footer, plus "num_rows". InputError when the file is damaged."""
+    with naming_damage(folder, file), folder.open(file) as f:
         metadata = pq.read_metadata(f)
     stored = (metadata.metadata or {}).get(META)
     return {"num_rows": metadata.num_rows, **(json.loads(stored) if stored else {})}
+
+
+@contextmanager
+def naming_damage(folder: Store, file: str) -> Iterator[None]:
+    """Reading a part inside: what Parquet says of a damaged file becomes an InputError with its path and the fix."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise InputError(
+            f"part {folder.path(file)} is damaged: {exc}",
+            "delete that file and run the job that wrote it again: only this chunk is redone",
+        ) from exc

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raysys.errors import InputError
 from raysys.outcomes import ERROR, KEPT, Counts
 from raysys.rows import RowType
-from raysys.tables.commit import part_info
+from raysys.tables.commit import naming_damage, part_info
 from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
 from raysys.tables.store import Store
 
@@ -48,17 +48,9 @@ class Part:
 
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
-    try:
-        with folder.open(file) as f, pq.ParquetFile(f) as parquet:
-            # Not pq.read_table: its dataset reader prefetches in threads and crashed on closed Python files.
-            return parquet.read(columns)
-    except (pa.ArrowInvalid, OSError) as exc:
-        if isinstance(exc, FileNotFoundError):
-            raise
-        raise InputError(
-            f"part {folder.path(file)} is damaged: {exc}",
-            "delete that file and run the job that wrote it again: only this chunk is redone",
-        ) from exc
+    with naming_damage(folder, file), folder.open(file) as f, pq.ParquetFile(f) as parquet:
+        # Not pq.read_table: its dataset reader prefetches in threads and crashed on closed Python files.
+        return parquet.read(columns)
 
 
 def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str]) -> pa.Table:
