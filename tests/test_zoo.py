@@ -92,7 +92,7 @@ def test_clip_finds_the_caption_of_held_out_scenes() -> None:
     folder = zoo.path("zoo:clip")
     model, tokenizer = CLIPModel.from_pretrained(folder).float().eval(), CLIPTokenizer.from_pretrained(folder)
     stated = zoo.read_manifest()["members"]["clip"]["metrics"]
-    assert stated["retrieval_at_1_image_to_text"] >= 0.35
+    assert stated["retrieval_at_1_image_to_text"] >= 0.75
     assert zoo_clip.measure(model, tokenizer) == stated
 
 
