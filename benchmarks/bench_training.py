@@ -51,7 +51,7 @@ def bare_loop(config: DiffusionTrainingConfig) -> Callable[[int], None]:
     """A function that runs n plain training steps on one batch in memory."""
     unet, scheduler = build_model(config)
     unet.train()
-    optimiser = torch.optim.AdamW(unet.parameters(), lr=config.optimiser.learning_rate)
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=config.optimiser.learning_rate, fused=True)
     size = config.unet.sample_size
     latents = torch.randn(config.batch_size, config.unet.in_channels, size, size)
     embeds = torch.randn(config.batch_size, TOKENS, config.unet.cross_attention_dim)
