@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import yaml
 from processes import raysys, start
 
+from raysys import cli
 from raysys.latents.assemble import assemble
 from raysys.latents.encode import TextConfig, TextEncoder
 from raysys.models.loading import load_text_encoder, load_vae
@@ -98,6 +101,17 @@ def command(job: str, *args: str) -> tuple[str, ...]:
 def run(job: str, folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess:
     """A job to its end, wherever that is, in `folder`."""
     return raysys(*command(job, *args), cwd=folder, **environment)
+
+
+def here(folder: Path, *args: str) -> subprocess.CompletedProcess:
+    """`raysys …` in this process, which has loaded the libraries already: for what must end before Ray starts."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(list(args))
+        except SystemExit as exc:
+            code = exc.code
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def done(job: str, folder: Path, *args: str) -> subprocess.CompletedProcess:

@@ -24,7 +24,8 @@ from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
 from raysys.progress import Progress
 from raysys.tables import Chunk, Output, Store, commit_part
-from raysys.tables.process import AttemptLog, Stage, process_chunk
+from raysys.tables.commit import keys_of
+from raysys.tables.process import AttemptLog, Stage, keys_called_for, process_chunk
 
 ERRORS_BEFORE_STOP = 20
 """A handful of errors may be bad luck at the start of a run; from here on the fraction decides."""
@@ -39,11 +40,20 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
+class Redo:
+    """What a retry does to one chunk: the number of this retry, and its error rows as {position in the part: key}."""
+
+    number: int
+    rows: Mapping[int, tuple]
+
+
+@dataclass(frozen=True)
 class MapJob:
     """A stage over the chunks of one output.
 
     load: chunk → its items (an Arrow table); runs in CPU tasks.
-    only: for a retry, {chunk name: (retry number, keys of its error rows)}.
+    keyed: the keys of the rows follow from the items; else there is one row per item, in order.
+    only: for a retry, {chunk name: what to redo}.
     heavy: the stage wants an actor pool (a model is loaded); light stages run in the reading task itself.
     limit: only the first chunks, until they hold this many items.
     """
@@ -54,7 +64,7 @@ class MapJob:
     keyed: bool = True
     heavy: bool = False
     engine: EngineConfig = field(default_factory=EngineConfig)
-    only: Mapping[str, tuple[int, frozenset[tuple]]] | None = None
+    only: Mapping[str, Redo] | None = None
     limit: int | None = None
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -65,8 +75,7 @@ class MapJob:
         return [c for c in waiting if c.name in chosen]
 
     def target(self) -> _Target:
-        retries = None if self.only is None else {name: number for name, (number, _) in self.only.items()}
-        return _Target(self.output.folder, retries)
+        return _Target(self.output.folder, self.keyed, self.only)
 
 
 @dataclass
@@ -239,24 +248,34 @@ def _stage_one(job: MapJob, chunk: Chunk, items: bytes, stage: Stage) -> dict[st
 
 
 def _process(job: MapJob, chunk: Chunk, items: pa.Table, stage: Stage, log: AttemptLog) -> pa.Table:
-    table = process_chunk(items, stage, job.output.row_type, job.keyed, log)
+    row_type = job.output.row_type
     if job.only is None:
-        return table
-    _, keys = job.only[chunk.name]
-    mask = [k in keys for k in zip(*(table.column(c).to_pylist() for c in job.output.row_type.key), strict=True)]
-    return table.filter(pa.array(mask, pa.bool_()))
+        return process_chunk(items, stage, row_type, job.keyed, log)
+    wanted = job.only[chunk.name].rows
+    if not job.keyed:  # the key that an error row stands under may not be that of the row which replaces it
+        return process_chunk(items, stage, row_type, job.keyed, log).take(sorted(wanted))
+    keys = set(wanted.values())
+    calls_for = [keys_called_for(item, stage, row_type) for item in items.to_pylist()]
+    items = items.filter(pa.array([not keys.isdisjoint(k) for k in calls_for], pa.bool_()))
+    table = process_chunk(items, stage, row_type, job.keyed, log)
+    return table.filter(pa.array([k in keys for k in keys_of(table, row_type.key)], pa.bool_()))
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Where finished chunks go: the output's folder; for a retry, the number of each chunk's new file."""
+    """Where finished chunks go: the output's folder; for a retry, a new file of the chunk."""
 
     folder: Store
-    retries: Mapping[str, int] | None
+    keyed: bool
+    only: Mapping[str, Redo] | None
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-        file = chunk.file if self.retries is None else chunk.retry_file(self.retries[chunk.name])
-        counts = commit_part(self.folder, file, table, {"start": chunk.start, "stop": chunk.stop})
+        file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
+        if self.only is not None:
+            redo = self.only[chunk.name]
+            file = chunk.retry_file(redo.number)
+            info |= {} if self.keyed else {"replaces": sorted(redo.rows)}
+        counts = commit_part(self.folder, file, table, info)
         return {"counts": json.dumps(counts.as_dict()), "n_items": chunk.stop - chunk.start}
 
 

@@ -19,10 +19,10 @@ from raysys.outcomes import Counts
 from raysys.rows import RowType
 from raysys.tables import Chunk, InputPart, Output, Store, TableView, open_output
 from raysys.tables.plan import TABLE
-from raysys.tables.read import error_keys, open_table, parts_of
+from raysys.tables.read import error_rows, open_table, parts_of
 
 if TYPE_CHECKING:
-    from raysys.engine.map import MapJob
+    from raysys.engine.map import MapJob, Redo
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,14 @@ def _open(job: TableJob, options: RunOptions) -> Output:
     )
 
 
-def _errors(output: Output) -> dict[str, tuple[int, frozenset[tuple]]]:
-    """{chunk: (number of the next retry, keys that still stand as errors)}"""
+def _errors(output: Output) -> dict[str, Redo]:
+    """{chunk: the rows of it that still stand as errors}"""
+    from raysys.engine.map import Redo
+
     found = {}
     for part in parts_of(output):
-        if keys := error_keys(part):
-            found[part.chunk.name] = (len(part.files), frozenset(keys))
+        if rows := error_rows(part):
+            found[part.chunk.name] = Redo(len(part.files), rows)
     return found
 
 

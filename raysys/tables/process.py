@@ -90,10 +90,14 @@ def _checked(items: pa.Table, stage: Stage, row_type: RowType, keyed: bool) -> p
     found = list(zip(*(table.column(c).to_pylist() for c in row_type.key), strict=True))
     expected = None
     if keyed:
-        blank = error(stage.name, "expected")
-        expected = [tuple(r[k] for k in row_type.key) for item in items.to_pylist() for r in stage.failed(item, blank)]
+        expected = [k for item in items.to_pylist() for k in keys_called_for(item, stage, row_type)]
     check_keys(found, expected, None if keyed else len(items), f"stage {stage.name}")
     return table
+
+
+def keys_called_for(item: dict[str, Any], stage: Stage, row_type: RowType) -> list[tuple]:
+    """The keys that an item must end as."""
+    return [tuple(row[c] for c in row_type.key) for row in stage.failed(item, error(stage.name, "expected"))]
 
 
 def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table]) -> list[Any]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raysys.errors import InputError
 from raysys.outcomes import ERROR, KEPT, Counts
 from raysys.rows import RowType
-from raysys.tables.commit import naming_damage, part_info
+from raysys.tables.commit import keys_of, naming_damage, part_info
 from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
 from raysys.tables.store import Store
 
@@ -33,7 +33,11 @@ class Part:
         wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "outcome"]))
         table = _read(self.output.folder, self.files[0], wanted)
         for file in self.files[1:]:
-            table = _overlay(table, _read(self.output.folder, file, wanted), key)
+            newer, replaces = (
+                _read(self.output.folder, file, wanted),
+                part_info(self.output.folder, file).get("replaces"),
+            )
+            table = _overlay(table, newer, key, replaces)
         return table if columns is None else table.select(list(columns))
 
     def as_input(self) -> InputPart:
@@ -53,13 +57,14 @@ def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
         return parquet.read(columns)
 
 
-def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str]) -> pa.Table:
-    """`table` with its rows replaced by the rows of `newer` that have the same key, in place."""
-    position = {k: i for i, k in enumerate(zip(*(newer.column(c).to_pylist() for c in key), strict=True))}
-    take = [
-        len(table) + position[k] if k in position else i
-        for i, k in enumerate(zip(*(table.column(c).to_pylist() for c in key), strict=True))
-    ]
+def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Sequence[int] | None) -> pa.Table:
+    """`table` with the rows at `replaces` replaced by those of `newer`; None = the rows with the same keys."""
+    if replaces is None:
+        position = {k: i for i, k in enumerate(keys_of(table, key))}
+        replaces = [position[k] for k in keys_of(newer, key)]
+    take = list(range(len(table)))
+    for new, old in enumerate(replaces):
+        take[old] = len(table) + new
     return pa.concat_tables([table, newer]).take(take)
 
 
@@ -150,9 +155,9 @@ def read_rows(path: str, row_type: RowType | None = None, columns: Sequence[str]
     return pa.concat_tables([t.cast(schema) for t in tables]) if tables else schema.empty_table()
 
 
-def error_keys(part: Part) -> set[tuple]:
-    """Keys of the rows of a part that still stand as errors."""
+def error_rows(part: Part) -> dict[int, tuple]:
+    """{position in the part: key} of the rows that still stand as errors."""
     key = part.output.row_type.key
     table = part.read([*key, "outcome"])
-    table = table.filter(pc.equal(table["outcome"], ERROR))
-    return set(zip(*(table.column(c).to_pylist() for c in key), strict=True))
+    pairs = zip(keys_of(table, key), table["outcome"].to_pylist(), strict=True)
+    return {i: k for i, (k, outcome) in enumerate(pairs) if outcome == ERROR}
