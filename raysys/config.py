@@ -45,7 +45,7 @@ def validate(cls: type[C], data: dict[str, Any], origin: str, overridden: Sequen
         return cls.model_validate(data)
     except ValidationError as exc:
         lines = [_explain(cls, e, origin, set(overridden)) for e in exc.errors()]
-        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration of {cls.__name__}"
+        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration"
         raise InputError(count + "".join(f"\n  - {line}" for line in lines), "correct the keys above") from None
 
 
@@ -109,7 +109,8 @@ def _list_index(node: list, part: str, override: str) -> int:
 def _explain(cls: type[BaseModel], error: dict[str, Any], origin: str, overridden: set[str]) -> str:
     loc = [str(p) for p in error["loc"]]
     key = ".".join(loc)
-    place = "command line" if key in overridden else origin
+    from_command_line = any(o == key or o.startswith(f"{key}.") for o in overridden)
+    place = "command line" if from_command_line else origin
     if error["type"] == "extra_forbidden":
         allowed = _field_names(cls, error["loc"][:-1])
         close = difflib.get_close_matches(loc[-1], allowed, n=1)

@@ -44,6 +44,11 @@ def test_precedence_is_defaults_then_file_then_command_line(yaml_file: Path) -> 
     assert [m.weight for m in config.models] == [1.0, 3.0]
 
 
+def test_an_unknown_section_from_the_command_line_is_not_blamed_on_the_file(yaml_file: Path) -> None:
+    with pytest.raises(InputError, match="command line: optimizer: unknown key; did you mean optimiser"):
+        load(Example, yaml_file, ["optimizer.lr=1"])
+
+
 def test_all_mistakes_are_reported_at_once_with_key_value_and_place(yaml_file: Path) -> None:
     yaml_file.write_text("max_step: 3\noptimiser:\n  lr: -1\n  name: sgd\nmodels:\n- pth: x\n")
     with pytest.raises(InputError) as caught:
