@@ -102,7 +102,7 @@ def run_map(job: MapJob) -> MapResult:
     dataset = _dataset(job, chunks)
     with (
         Progress(
-            job.output.producer, total, "rows", job.engine.progress_interval_s, metrics=metrics, start=already
+            _label(job.output), total, "rows", job.engine.progress_interval_s, metrics=metrics, start=already
         ) as bar,
         _Watchdog(job) as watchdog,
     ):
@@ -122,6 +122,11 @@ def run_map(job: MapJob) -> MapResult:
             f"first: {result.failed_chunks[0]}\n  fix: run the same command again"
         )
     return result
+
+
+def _label(output: Output) -> str:
+    """What the progress line calls a table: several jobs may run at once."""
+    return f"{output.producer} {'/'.join(output.table.url.split('/')[-2:])}"
 
 
 def first_items(chunks: Sequence[Chunk], limit: int | None) -> list[Chunk]:
