@@ -197,21 +197,31 @@ class _Reporter:
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None, due: bool) -> None:
         if self._rank == 0:
-            self._record(metrics)
+            self._record(metrics, due)
         if not due:  # Ray fetches one report every 2 s and the loop waits for it: only checkpoints go that way
             return
         ray.train.report(metrics, checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint))
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 
-    def _record(self, metrics: dict[str, float]) -> None:
+    def _record(self, metrics: dict[str, float], due: bool) -> None:
+        """Append on a disk; on an object store, which cannot append, publish the whole file with each checkpoint."""
+        record = {"time": time.time(), **metrics}
+        resumed = self._records is None
         if self._records is None:  # after a resume the steps that are done again replace their old records
             self._records = [r for r in read_metrics(self._store) if r["step"] < metrics["step"]]
-        self._records.append({"time": time.time(), **metrics})
-        self._store.write(METRICS, "".join(json.dumps(r) + "\n" for r in self._records).encode())
+        self._records.append(record)
+        if self._store.is_local and not resumed:
+            self._store.append(METRICS, _line(record))
+        elif self._store.is_local or due:
+            self._store.write(METRICS, b"".join(map(_line, self._records)))
         assert self._trackers is not None
         self._trackers.log(metrics)
 
     def close(self) -> None:
         if self._trackers is not None:
             self._trackers.close()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

@@ -104,6 +104,11 @@ class Store:
                 "make room or give another output folder, then run the same command again: it goes on where it stopped",
             ) from exc
 
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a local file, in one write: for logs, never for tables."""
+        with open(self.path(name), "ab") as f:
+            f.write(data)
+
     def remove(self, name: str) -> None:
         """Delete one file; missing is fine (a zombie may have been faster)."""
         fs, root = self._fs
