@@ -131,8 +131,14 @@ def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, An
     from raysys.engine.map import first_items
 
     chosen = first_items(output.chunks, options.limit)
-    done = output.done()
-    pending = [c for c in chosen if c.name not in done]
+    if options.retry:
+        errors = _errors(output)
+        redone = [errors[c.name] for c in chosen if c.name in errors]
+        work = {"chunks_to_retry": len(redone), "rows_to_retry": sum(len(r.rows) for r in redone)}
+    else:
+        done = output.done()
+        pending = [c for c in chosen if c.name not in done]
+        work = {"pending_chunks": len(pending), "pending_items": sum(c.stop - c.start for c in pending)}
     pool = job.engine.pool
     plan = {
         "job": job.job,
@@ -140,8 +146,7 @@ def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, An
         "inputs": len(job.parts),
         "items": sum(c.stop - c.start for c in chosen),
         "chunks": len(chosen),
-        "pending_chunks": len(pending),
-        "pending_items": sum(c.stop - c.start for c in pending),
+        **work,
         "workers": f"{pool.min_size}–{pool.max_size} × ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)"
         if job.heavy
         else f"one task per chunk × {pool.num_cpus:g} CPU",

@@ -1,0 +1,272 @@
+"""One kill on each real job, through the real entry point: the same command again ends as if nothing had happened.
+
+What must come out is computed in this process, without Ray, by the functions that the jobs call.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import tiny
+import torch
+from processes import finish, kill_driver, raysys, wait_for, workers_of
+from safetensors.torch import load_file
+
+from raysys.generation.generate import Generate, GenerateConfig
+from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
+from raysys.models.loading import load_text_encoder
+from raysys.rows import SAMPLES
+from raysys.scenes import ScenesConfig, write_demo_shards
+from raysys.shards.decode import DecodeConfig
+from raysys.shards.describe import Describe
+from raysys.similarity import DescriptorConfig
+from raysys.tables import open_table
+from raysys.tables.verify import verify
+from raysys.training.batches import TextConditioning
+from raysys.training.config import DiffusionTrainingConfig
+from raysys.training.diffusion import train
+from raysys.training.state import EMA, MODEL
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def all_rows(table: Path) -> list[dict]:
+    return [row for t in open_table(str(table)).rows(outcome=None) for row in t.to_pylist()]
+
+
+def n_parts(table: Path) -> int:
+    return len(list(table.glob("*/*.parquet")))
+
+
+def n_chunks(table: Path) -> int:
+    return len(open_table(str(table)).outputs[0].chunks)
+
+
+def kill_in_the_middle(job: str, folder: Path, table: str, *overrides: str) -> None:
+    """Start a job and SIGKILL its driver when some of the parts of `table` are there, but not all."""
+    process = tiny.begin(job, folder, *overrides)
+    wait_for(lambda: n_parts(folder / table) >= 2, process)
+    kill_driver(process)
+    assert n_parts(folder / table) < n_chunks(folder / table), "it was too quick to be killed in the middle"
+
+
+def same_rows(table: Path, expected: list[dict]) -> None:
+    """Every expected row once and nothing else, columns and all; `verify` agrees."""
+    assert verify(str(table)).problems == []
+    assert all_rows(table) == expected
+
+
+def test_ingest_driver_killed(tmp_path):
+    tiny.write_configs(tmp_path)
+    scenes = ScenesConfig(n_train=40, n_held_out=0, n_fusion_classes=0, samples_per_shard=8)
+    truth = write_demo_shards(tmp_path / "shards", scenes)
+    kill_in_the_middle("ingest", tmp_path, "samples", "chunk_rows=2")
+    tiny.done("ingest", tmp_path, "chunk_rows=2")
+    same_rows(tmp_path / "samples", SAMPLES.table(tiny.sample_rows(tmp_path / "shards/train")).to_pylist())
+    assert open_table(str(tmp_path / "samples")).counts().as_dict() == truth["counts"]["train"]
+
+
+@pytest.mark.slow
+def test_dedup_driver_killed(tmp_path):
+    tiny.write_configs(tmp_path)
+    samples = tiny.write_samples(tmp_path, 40)
+    kill_in_the_middle("dedup", tmp_path, "descriptors", "chunk_rows=2")
+    tiny.done("dedup", tmp_path, "chunk_rows=2")
+    described = Describe(DescriptorConfig(), DecodeConfig())(SAMPLES.table(samples))
+    found = all_rows(tmp_path / "descriptors")
+    assert verify(str(tmp_path / "descriptors")).ok
+    assert [(r["row_id"], r["descriptor"]) for r in found] == [(r["row_id"], r["descriptor"]) for r in described]
+    assert [r["row_id"] for r in all_rows(tmp_path / "duplicates")] == [r["row_id"] for r in samples]
+
+
+@pytest.mark.slow
+def test_encode_driver_killed_in_each_of_its_tables(tmp_path):
+    tiny.write_configs(tmp_path)
+    samples = SAMPLES.table(tiny.write_samples(tmp_path, 40))
+    settings = ("duplicates=null", "chunk_rows=2")
+    kill_in_the_middle("encode", tmp_path, "latents", *settings)
+    kill_in_the_middle("encode", tmp_path, "text_states", *settings)
+    tiny.done("encode", tmp_path, *settings)
+    for name, encoder in (("latents", EncodeLatents(LatentsConfig())), ("text_states", EncodeText(TextConfig()))):
+        table = tmp_path / name
+        assert verify(str(table)).ok
+        expected = {r["row_id"]: r[name if name == "latents" else "prompt_embeds"] for r in encoder(samples)}
+        found = {r["row_id"]: r[name if name == "latents" else "prompt_embeds"] for r in all_rows(table)}
+        assert found == expected
+
+
+@pytest.mark.slow
+def test_generate_worker_killed_then_driver(tmp_path):
+    tiny.write_configs(tmp_path)
+    tiny.write_model(tmp_path)
+    prompts = [{"prompt_id": f"p{i}", "prompt": f"a red circle {i}"} for i in range(40)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    settings = ("prompts=prompts.jsonl", "chunk_rows=2", "generate.num_inference_steps=6")
+    table = tmp_path / "generations"
+    process = tiny.begin("generate", tmp_path, *settings)
+    wait_for(lambda: n_parts(table) >= 2, process)
+    victims = workers_of(process, "_StageActor")
+    assert victims, "no worker was running"
+    for victim in victims:
+        victim.kill()
+    after_worker = n_parts(table)
+    wait_for(lambda: n_parts(table) > after_worker + 1, process)
+    kill_driver(process)
+    assert n_parts(table) < n_chunks(table) == 20
+    tiny.done("generate", tmp_path, *settings)
+    assert verify(str(table)).ok
+    config = GenerateConfig(model=str(tmp_path / "model/pipeline"), num_inference_steps=6, batch_size=4)
+    expected = {r["gen_id"]: r["image"] for r in Generate(config)(pa.Table.from_pylist(prompts))}
+    assert {r["gen_id"]: r["image"] for r in all_rows(table)} == expected
+
+
+# --- training ---
+
+LONG = ("training.max_steps=60", "training.checkpoint_every_steps=10")
+
+
+def undisturbed(folder: Path, **changes) -> dict[str, torch.Tensor]:
+    """The weights that training in this process ends with, without Ray."""
+    config = DiffusionTrainingConfig.model_validate(tiny.TRAINING | changes)
+    text = TextConditioning.of(*load_text_encoder("zoo:text_encoder"))
+    finished = train(
+        config,
+        folder / "training_set",
+        text=text,
+        report=lambda metrics, checkpoint, due: None,
+        checkpoint_root=folder / "undisturbed",
+    )
+    return finished.model.state_dict()
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in another order are other floats."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def records(folder: Path, name: str = "model") -> list[dict]:
+    path = folder / name / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def n_checkpoints(folder: Path) -> int:
+    """Checkpoints that the training has taken note of."""
+    return int((folder / "model/checkpoints/checkpoint_manager_snapshot.json").exists())
+
+
+def same_weights(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    """The last checkpoint holds exactly these weights, and the pipeline its average."""
+    last = sorted((folder / "model/checkpoints").glob("checkpoint_2*"))[-1]
+    found = load_file(last / MODEL)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    saved = load_file(folder / "model/pipeline/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(x, saved[name]) for name, x in load_file(last / EMA).items())
+
+
+def test_training_driver_killed_resumes_bit_for_bit(tmp_path, one_thread):
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    process = tiny.begin("train-diffusion", tmp_path, *LONG)
+    wait_for(lambda: n_checkpoints(tmp_path) and len(records(tmp_path)) >= 12, process)
+    kill_driver(process)
+    killed_at, reached = time.time(), len(records(tmp_path))
+    assert 12 <= reached < 60
+    assert not (tmp_path / "model/pipeline").exists()
+
+    tiny.done("train-diffusion", tmp_path, *LONG)
+    found = records(tmp_path)
+    assert [r["step"] for r in found] == list(range(1, 61)), "every step once"
+    redone = [r["step"] for r in found if r["time"] > killed_at]
+    assert 11 <= redone[0] <= reached + 1, "it went on from a checkpoint, not from the start"
+    same_weights(tmp_path, undisturbed(tmp_path, max_steps=60))
+
+
+@pytest.mark.slow
+def test_training_worker_killed_goes_on_in_the_same_run(tmp_path, one_thread):
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    process = tiny.begin("train-diffusion", tmp_path, *LONG)
+    wait_for(lambda: n_checkpoints(tmp_path) and len(records(tmp_path)) >= 12, process)
+    victims = workers_of(process, "RayTrainWorker")
+    assert victims, "no training worker was running"
+    for victim in victims:
+        victim.kill()
+    code, err = finish(process)
+    assert code == 0, err
+    assert [r["step"] for r in records(tmp_path)] == list(range(1, 61))
+    same_weights(tmp_path, undisturbed(tmp_path, max_steps=60))
+
+
+@pytest.mark.slow
+def test_training_interrupted_twice(tmp_path, one_thread):
+    """Ctrl-C, then SIGTERM, then to the end."""
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    for number, expected, at in ((signal.SIGINT, 130, 12), (signal.SIGTERM, 143, 32)):
+        process = tiny.begin("train-diffusion", tmp_path, *LONG)
+        wait_for(lambda at=at: n_checkpoints(tmp_path) and len(records(tmp_path)) >= at, process)
+        process.send_signal(number)
+        code, err = finish(process)
+        assert code == expected, err
+        assert "run the same command again" in err
+    tiny.done("train-diffusion", tmp_path, *LONG)
+    assert [r["step"] for r in records(tmp_path)] == list(range(1, 61))
+    same_weights(tmp_path, undisturbed(tmp_path, max_steps=60))
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_learns(tmp_path):
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    tiny.done("train-diffusion", tmp_path)
+    tiny.done("train-diffusion", tmp_path, "output=model2", "engine.num_workers=2")
+    one, two = (records(tmp_path, name) for name in ("model", "model2"))
+    assert [r["step"] for r in two] == [r["step"] for r in one] == list(range(1, 13))
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-5)
+    assert [r["grad_norm"] for r in two] == pytest.approx([r["grad_norm"] for r in one], rel=1e-4)
+
+
+# --- the whole pipeline ---
+
+
+@pytest.mark.slow
+def test_pipeline_interrupted_at_every_step_then_finished(tmp_path):
+    """Ctrl-C as soon as each of these is there; the last run does what is left, and the report has the whole run."""
+    run = tmp_path / "run"
+    small = [f"scenes.{k}={v}" for k, v in tiny.SCENES.model_dump(mode="json").items() if k != "seed"]
+    settings = [f"training.{k}={v}" for k, v in tiny.TRAINING.items() if k != "unet"]
+    settings += [f"training.unet.{k}={v}" for k, v in tiny.TRAINING["unet"].items()]
+    settings += ["training.max_steps=60", "sampling.num_images_per_prompt=1", "generate_chunk_rows=4"]
+    arguments = ["--config", "demo", "--address", "local", f"run={run}", *small, *settings]
+    landmarks = (
+        "samples/train/_table.json",
+        "latents/train/_table.json",
+        "models/*/metrics.jsonl",
+        "generations/*/*/*.parquet",
+    )
+    for landmark in landmarks:
+        process = tiny.start([tiny.sys.executable, tiny.JOBS / "pipeline.py", *arguments])
+        wait_for(lambda landmark=landmark: list(run.glob(landmark)), process)
+        process.send_signal(signal.SIGINT)
+        code, err = finish(process)
+        assert code == 130, err
+        assert not (run / "summary.json").exists()
+    finished = raysys("pipeline", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["rows"]["in"] == 28
+    assert summary["replication"]["baseline"]["n_generated"] == 12
+    for table in run.rglob("_table.json"):
+        assert verify(str(table.parent)).problems == []
