@@ -72,10 +72,10 @@ def kill_driver(process: subprocess.Popen) -> None:
             child.kill()
 
 
-def workers_of(process: subprocess.Popen, title: str = "Map") -> list[psutil.Process]:
-    """Ray worker processes that run a task or hold an actor of the job (not Ray's own agents)."""
+def workers_of(pid: int, title: str = "Map") -> list[psutil.Process]:
+    """Ray worker processes below a driver or a raylet that run a task or hold an actor of a job (not Ray's own)."""
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         try:
             words = " ".join(child.cmdline())
         except psutil.Error:

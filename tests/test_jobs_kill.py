@@ -6,6 +6,7 @@ What must come out is computed in this process, without Ray, by the functions th
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_generate_worker_killed_then_driver(tmp_path):
     table = tmp_path / "generations"
     process = tiny.begin("generate", tmp_path, *settings)
     wait_for(lambda: n_parts(table) >= 2, process)
-    victims = workers_of(process, "_StageActor")
+    victims = workers_of(process.pid, "_StageActor")
     assert victims, "no worker was running"
     for victim in victims:
         victim.kill()
@@ -199,7 +200,7 @@ def test_training_worker_killed_goes_on_in_the_same_run(tmp_path, one_thread):
     tiny.write_training_set(tmp_path)
     process = tiny.begin("train-diffusion", tmp_path, *LONG)
     wait_for(lambda: n_checkpoints(tmp_path) and len(records(tmp_path)) >= 12, process)
-    victims = workers_of(process, "RayTrainWorker")
+    victims = workers_of(process.pid, "RayTrainWorker")
     assert victims, "no training worker was running"
     for victim in victims:
         victim.kill()
@@ -211,7 +212,7 @@ def test_training_worker_killed_goes_on_in_the_same_run(tmp_path, one_thread):
 
 @pytest.mark.slow
 def test_training_interrupted_twice(tmp_path, one_thread):
-    """Ctrl-C, then SIGTERM, then to the end."""
+    """Ctrl-C, then SIGTERM, then to the end; and once more as if it had died before the pipeline was saved."""
     tiny.write_configs(tmp_path)
     tiny.write_training_set(tmp_path)
     for number, expected, at in ((signal.SIGINT, 130, 12), (signal.SIGTERM, 143, 32)):
@@ -222,8 +223,14 @@ def test_training_interrupted_twice(tmp_path, one_thread):
         assert code == expected, err
         assert "run the same command again" in err
     tiny.done("train-diffusion", tmp_path, *LONG)
-    assert [r["step"] for r in records(tmp_path)] == list(range(1, 61))
-    same_weights(tmp_path, undisturbed(tmp_path, max_steps=60))
+    whole = records(tmp_path)
+    assert [r["step"] for r in whole] == list(range(1, 61))
+    expected = undisturbed(tmp_path, max_steps=60)
+    same_weights(tmp_path, expected)
+    shutil.rmtree(tmp_path / "model/pipeline")
+    tiny.done("train-diffusion", tmp_path, *LONG)
+    assert records(tmp_path) == whole
+    same_weights(tmp_path, expected)
 
 
 @pytest.mark.slow

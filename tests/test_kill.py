@@ -15,6 +15,7 @@ from pathlib import Path
 import processes
 import pytest
 from processes import DEADLINE_S, finish, kill_driver, wait_for, workers_of
+from ray.cluster_utils import Cluster
 from toy_job import JobConfig, expected_keys
 
 from raysys.rows import TEXT_STATES
@@ -24,11 +25,11 @@ from raysys.tables.verify import verify
 TOY = Path(__file__).with_name("toy_job.py")
 
 
-def start(output: Path, *overrides: str) -> subprocess.Popen:
-    """The toy job as a program of its own."""
+def start(output: Path, *overrides: str, address: str = "local") -> subprocess.Popen:
+    """The toy job as a program of its own, by default with a Ray of its own."""
     config = output.parent / "toy.yaml"
     config.write_text(f"output: {output}\n")
-    command = [sys.executable, TOY, "toy", "--config", config, "--address", "local", *overrides]
+    command = [sys.executable, TOY, "toy", "--config", config, "--address", address, *overrides]
     return processes.start(command, PYTHONPATH=str(TOY.parent))
 
 
@@ -75,7 +76,7 @@ def test_a_killed_worker_costs_only_time(tmp_path, heavy):
     output = tmp_path / "table"
     process = start(output, "seconds=0.03", f"heavy={heavy}")
     wait_for(lambda: parts_done(output) >= 1, process)
-    victims = workers_of(process)
+    victims = workers_of(process.pid)
     assert victims, "no worker was running"
     for victim in victims:
         victim.kill()
@@ -148,7 +149,7 @@ def test_matrix_random_kills(tmp_path, heavy, round_):
     for attempt in range(6):
         process = start(output, "seconds=0.02", f"heavy={heavy}")
         time.sleep(rng.uniform(4, 9))
-        for victim in workers_of(process) if process.poll() is None else []:
+        for victim in workers_of(process.pid) if process.poll() is None else []:
             if rng.random() < 0.5:
                 victim.kill()
         time.sleep(rng.uniform(0, 2))
@@ -167,3 +168,24 @@ def test_two_drivers_on_one_table_do_not_double_rows(tmp_path):
     codes = [finish(first)[0], finish(second)[0]]
     assert codes == [0, 0]
     check_whole(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heavy", ["false", "true"])
+def test_a_lost_node_costs_only_time(tmp_path, monkeypatch, heavy):
+    """Three raylets; the SIGKILL of one that runs a worker of the job takes everything on that node along."""
+    monkeypatch.setenv("PYTHONPATH", str(TOY.parent))  # the nodes' workers import the toy job
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        raylets = [cluster.add_node(num_cpus=2).all_processes["raylet"][0].process.pid for _ in range(2)]
+        cluster.wait_for_nodes()
+        output = tmp_path / "table"
+        process = start(output, "seconds=0.1", f"heavy={heavy}", address=cluster.address)
+        wait_for(lambda: parts_done(output) >= 2, process)
+        os.kill(next(pid for pid in raylets if workers_of(pid)), signal.SIGKILL)
+        assert parts_done(output) < 12
+        code, err = finish(process)
+        assert code == 0, err
+        check_whole(output)
+    finally:
+        cluster.shutdown()
