@@ -226,6 +226,7 @@ def _worker(rank: int, cfg_json: str, training_set: str, root: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.timeout(900)  # two processes import torch and diffusers: 40 s alone, minutes on a busy machine
 def test_two_workers_follow_the_curve_of_one(tmp_path, sets):
     cfg = config(gradient_accumulation_steps=2, batch_size=8, fusion={"level": "embedding", "set": str(sets[1])})
     one, recorder = run(cfg, sets[0], tmp_path / "one")
