@@ -74,10 +74,14 @@ def test_driver_killed_then_interrupted_then_finished(tmp_path):
 @pytest.mark.parametrize("heavy", ["false", "true"])
 def test_a_killed_worker_costs_only_time(tmp_path, heavy):
     output = tmp_path / "table"
-    process = start(output, "seconds=0.03", f"heavy={heavy}")
-    wait_for(lambda: parts_done(output) >= 1, process)
-    victims = workers_of(process.pid)
-    assert victims, "no worker was running"
+    process = start(output, "seconds=0.1", f"heavy={heavy}")
+    victims: list = []
+
+    def found() -> bool:  # between two chunks no worker is busy
+        victims[:] = workers_of(process.pid)
+        return bool(victims) and parts_done(output) >= 1
+
+    wait_for(found, process)
     for victim in victims:
         victim.kill()
     code, err = finish(process)

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from raysys import __version__
 from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig
+from raysys.engine.map_job import MapJob, Redo, StageSpec, first_items
 from raysys.errors import InputError
 from raysys.jobs.options import RunOptions
 from raysys.outcomes import Counts
@@ -20,9 +21,6 @@ from raysys.rows import RowType
 from raysys.tables import Chunk, InputPart, Output, Store, TableView, open_output
 from raysys.tables.plan import TABLE
 from raysys.tables.read import error_rows, open_table, parts_of
-
-if TYPE_CHECKING:
-    from raysys.engine.map import MapJob, Redo
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,6 @@ def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
             f"{job.job}: {output.folder.url} is kept as it is, {len(output.pending())} chunks pending", file=sys.stderr
         )
         return summary(output, 0.0)
-    from raysys.engine.map import MapJob, StageSpec
-
     only = _errors(output) if options.retry else None
     mapped = MapJob(output, job.load, StageSpec(*job.stage), job.keyed, job.heavy, job.engine, only, options.limit)
     if mapped.chunks():
@@ -118,8 +114,6 @@ def _open(job: TableJob, options: RunOptions) -> Output:
 
 def _errors(output: Output) -> dict[str, Redo]:
     """{chunk: the rows of it that still stand as errors}"""
-    from raysys.engine.map import Redo
-
     found = {}
     for part in parts_of(output):
         if rows := error_rows(part):
@@ -128,8 +122,6 @@ def _errors(output: Output) -> dict[str, Redo]:
 
 
 def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, Any]:
-    from raysys.engine.map import first_items
-
     chosen = first_items(output.chunks, options.limit)
     if options.retry:
         errors = _errors(output)
