@@ -101,7 +101,7 @@ class Progress:
             if self._live:
                 _LIVE_LINE.finish(self, line, self._stream)
             else:
-                print(line, file=self._stream, flush=True)
+                self._write_line(line)
 
     def __enter__(self) -> Progress:
         return self
@@ -152,7 +152,12 @@ class Progress:
         if self._live:
             _LIVE_LINE.draw(self, line, self._stream)
         else:
-            print(line, file=self._stream, flush=True)
+            self._write_line(line)
+
+    def _write_line(self, line: str) -> None:
+        """In one write: `print` makes two, and the lines of two stages that report at once ran into each other."""
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
     def _record(self, now_s: float, status: str | None = None) -> None:
         self._recorded_s = now_s
