@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import ray
 import ray.data
 
 from raysys import signals
-from raysys.errors import InputError
+from raysys.errors import InputError, RunFailed
 
 LOCAL_MIN_CPUS = 4
 """Logical CPUs of a local run: an actor pool plus readers on 2 real cores would deadlock with only 2 to share."""
@@ -30,6 +31,9 @@ def cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if threading.current_thread() is not threading.main_thread():
+        # One of several runs (`together`) that a Ctrl-C disconnected: it must not start a Ray of its own.
+        raise RunFailed("Ray was disconnected")
     if address is None and not os.environ.get("RAY_ADDRESS"):
         address = "local"
     _connect(address)
