@@ -148,8 +148,10 @@ def sample_rows(shards: Path) -> list[dict]:
 
 
 def write_samples(folder: Path, n: int) -> list[dict]:
-    """<folder>/shards with n good scenes of their own, <folder>/samples; its rows."""
-    config = ScenesConfig(n_train=n, n_held_out=0, n_fusion_classes=0, exact_copies=(), n_near=0, samples_per_shard=n)
+    """<folder>/shards with one tar of n good scenes, and <folder>/samples of it; its rows."""
+    plain = {"n_held_out": 0, "n_fusion_classes": 0, "exact_copies": (), "samples_per_shard": n}
+    plain |= dict.fromkeys(("n_near", "n_not_allowed", "n_unknown", "n_damaged_each"), 0)
+    config = ScenesConfig(n_train=n, **plain)
     write_demo_shards(folder / "shards", config)
     rows = sample_rows(folder / "shards/train")
     part = InputPart("00000.tar", str(folder / "shards/train/00000.tar"), len(rows), "signature")

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.data
@@ -54,18 +55,7 @@ def _connect(address: str | None) -> None:
     _hush()
     quiet = {"logging_level": logging.WARNING, "configure_logging": True}
     if address == "local":
-        cpus = max(LOCAL_MIN_CPUS, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=bool(os.environ.get("RAYSYS_WORKER_LOGS")),
-            # One thread per worker: workers share the cores, and results do not depend on the thread count.
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
-            **quiet,
-        )
-        print(f"ray: local cluster, {cpus} logical CPUs on {os.cpu_count()} cores", file=sys.stderr)
+        _start_local(quiet)
         return
     try:
         ray.init(address=address, **quiet)
@@ -75,3 +65,27 @@ def _connect(address: str | None) -> None:
         ) from exc
     total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
     print(f"ray: cluster {ray.get_runtime_context().gcs_address}, {total}", file=sys.stderr)
+
+
+def _start_local(quiet: dict[str, Any]) -> None:
+    """A Ray of this process's own. Ray gives its processes 30 s to start: a busy machine gets a second chance."""
+    cpus = max(LOCAL_MIN_CPUS, os.cpu_count() or 1)
+    settings = {
+        "address": "local",
+        "num_cpus": cpus,
+        "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "log_to_driver": bool(os.environ.get("RAYSYS_WORKER_LOGS")),
+        # One thread per worker: workers share the cores, and results do not depend on the thread count.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
+        **quiet,
+    }
+    try:
+        ray.init(**settings)
+    except Exception as exc:
+        if "timed out during startup" not in str(exc):
+            raise
+        print("ray: did not start within its time, trying once more (is the machine busy?)", file=sys.stderr)
+        ray.shutdown()
+        ray.init(**settings)
+    print(f"ray: local cluster, {cpus} logical CPUs on {os.cpu_count()} cores", file=sys.stderr)

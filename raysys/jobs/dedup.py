@@ -83,7 +83,7 @@ def _cluster(config: JobConfig, samples: TableView, options: RunOptions) -> dict
         return summary(output, 0.0)
     began = time.monotonic()
     rows, vectors, unclear = _described_rows(samples, AlignedTable(descriptors))
-    mirrored = make_descriptor(config.descriptor).mirrored(vectors)
+    mirrored = make_descriptor(config.descriptor).mirrored(vectors) if len(vectors) else None
     clusters = {row["row_id"]: row for row in find_clusters(rows, vectors, config.duplicates, mirrored)}
     _refuse_conflicts(clusters, _refused_licences(samples))
     for part, chunk in zip(samples.parts, output.chunks, strict=True):
