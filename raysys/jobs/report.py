@@ -24,7 +24,7 @@ from raysys.report.terminal import print_pipeline
 from raysys.rows import DUPLICATES, SAMPLES
 from raysys.tables import Store, open_table
 
-PACKAGES = ("ray", "torch", "diffusers", "transformers", "faiss-cpu", "numpy", "pyarrow", "pillow")
+PACKAGES = ("ray", "torch", "diffusers", "transformers", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "pillow")
 
 STAND_INS = (
     "The pictures are drawn scenes of 64 × 64 pixels, not photographs.",
@@ -164,4 +164,5 @@ def _clusters(at: Layout) -> list[DuplicateCluster]:
 def versions() -> dict[str, str]:
     """What ran: Python, raysys and the packages that decide the numbers."""
     found = {"python": platform.python_version(), "raysys": __version__}
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    return found | {name: installed[name] for name in PACKAGES if name in installed}
