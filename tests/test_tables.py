@@ -286,6 +286,18 @@ def test_user_mistakes_are_not_blamed_on_rows():
         process_chunk(items(3), Missing(), TEXT_STATES)
 
 
+def test_an_attempt_that_ends_in_an_exception_is_no_death(tmp_path):
+    def attempt() -> None:
+        with AttemptLog(Store(tmp_path), "a.tar.0") as log:
+            assert not log.one_by_one
+            raise OSError("the input cannot be read")
+
+    for _ in range(MAX_ATTEMPTS + 1):
+        with pytest.raises(OSError, match="cannot be read"):
+            attempt()
+    assert Store(tmp_path).sub("_attempts").names() == []
+
+
 def test_an_item_that_kills_its_worker_is_found_by_counting(tmp_path):
     class Death(BaseException):
         """Stands for SIGKILL: nothing may catch it."""

@@ -54,10 +54,8 @@ class StageActor:
 
 
 def _stage_one(job: MapJob, chunk: Chunk, items: bytes, stage: Stage) -> dict[str, Any]:
-    log = AttemptLog(job.output.folder, chunk.name)
-    log.begin()
-    table = _process(job, chunk, _from_ipc(items), stage, log)
-    log.finish()
+    with AttemptLog(job.output.folder, chunk.name) as log:
+        table = _process(job, chunk, _from_ipc(items), stage, log)
     return {"chunk": chunk.to_json(), "items": _to_ipc(table)}
 
 
@@ -113,11 +111,9 @@ def whole_chunks(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.Table:
 
 
 def _whole_chunk(job: MapJob, chunk: Chunk) -> dict[str, Any]:
-    log = AttemptLog(job.output.folder, chunk.name)
-    log.begin()
-    report = target_of(job).publish(chunk, _process(job, chunk, _items(job.load, chunk), _stage_of(job), log))
-    log.finish()
-    return report
+    with AttemptLog(job.output.folder, chunk.name) as log:
+        table = _process(job, chunk, _items(job.load, chunk), _stage_of(job), log)
+    return target_of(job).publish(chunk, table)
 
 
 _STAGES: dict[str, Stage] = {}

@@ -52,6 +52,14 @@ class AttemptLog:
         state["attempts"] += 1
         self._save()
 
+    def __enter__(self) -> AttemptLog:
+        self.begin()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """However the attempt ended, its worker lives: only a death leaves the file behind."""
+        self.finish()
+
     @property
     def one_by_one(self) -> bool:
         return self._state["attempts"] > MAX_ATTEMPTS
@@ -78,10 +86,12 @@ def process_chunk(
     keyed: the keys of the rows are known from the items (`stage.failed`); else only their number is checked
     (ingest: one row per item, its id is read from the shard).
     """
-    if log is not None and log.one_by_one:
-        rows = _one_by_one(items, stage, log)
-    else:
-        rows = _halving(items, stage, lambda part: _checked(part, stage, row_type, keyed))
+
+    def run(piece: pa.Table) -> pa.Table:
+        return _checked(piece, stage, row_type, keyed)
+
+    one_by_one = log is not None and log.one_by_one
+    rows = _one_by_one(items, stage, run, log) if one_by_one else _halving(items, stage, run)
     return pa.concat_tables([to_table(r, row_type) for r in rows]) if rows else row_type.schema.empty_table()
 
 
@@ -115,7 +125,7 @@ def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table])
     return _halving(items.slice(0, half), stage, run) + _halving(items.slice(half), stage, run)
 
 
-def _one_by_one(items: pa.Table, stage: Stage, log: AttemptLog) -> list[Any]:
+def _one_by_one(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table], log: AttemptLog) -> list[Any]:
     rows: list[Any] = []
     for i, item in enumerate(items.to_pylist()):
         if log.is_culprit(i):
@@ -123,5 +133,5 @@ def _one_by_one(items: pa.Table, stage: Stage, log: AttemptLog) -> list[Any]:
             rows.append(stage.failed(item, error(stage.name, "worker_died", detail)))
             continue
         log.hold(i)
-        rows += _halving(items.slice(i, 1), stage, stage)
+        rows += _halving(items.slice(i, 1), stage, run)
     return rows
