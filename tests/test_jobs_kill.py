@@ -111,7 +111,7 @@ def test_generate_worker_killed_then_driver(tmp_path):
     table = tmp_path / "generations"
     process = tiny.begin("generate", tmp_path, *settings)
     wait_for(lambda: n_parts(table) >= 2, process)
-    victims = workers_of(process.pid, "_StageActor")
+    victims = workers_of(process.pid)
     assert victims, "no worker was running"
     for victim in victims:
         victim.kill()
