@@ -217,7 +217,6 @@ def test_no_space_left(ingested, tmp_path):
 )
 def test_a_submitted_job_refuses_an_output_that_dies_with_its_node(tmp_path, job, key, monkeypatch):
     tiny.write_configs(tmp_path)
-    (tmp_path / "pipeline.yaml").write_text("run: somewhere\n")
     write_demo_shards(tmp_path / "shards", tiny.SCENES)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     refused(job_here(job, tmp_path, f"{key}=here/out"), "here/out", "s3://")

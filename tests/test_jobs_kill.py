@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import tiny
 import torch
-from processes import finish, kill_driver, raysys, wait_for, workers_of
+from processes import finish, kill_driver, wait_for, workers_of
 from safetensors.torch import load_file
 
 from raysys.generation.generate import Generate, GenerateConfig
@@ -251,12 +251,8 @@ def test_two_workers_learn_what_one_learns(tmp_path):
 @pytest.mark.slow
 def test_pipeline_interrupted_at_every_step_then_finished(tmp_path):
     """Ctrl-C as soon as each of these is there; the last run does what is left, and the report has the whole run."""
+    tiny.write_configs(tmp_path)
     run = tmp_path / "run"
-    small = [f"scenes.{k}={v}" for k, v in tiny.SCENES.model_dump(mode="json").items() if k != "seed"]
-    settings = [f"training.{k}={v}" for k, v in tiny.TRAINING.items() if k != "unet"]
-    settings += [f"training.unet.{k}={v}" for k, v in tiny.TRAINING["unet"].items()]
-    settings += ["training.max_steps=60", "sampling.num_images_per_prompt=1", "generate_chunk_rows=4"]
-    arguments = ["--config", "demo", "--address", "local", f"run={run}", *small, *settings]
     landmarks = (
         "samples/train/_table.json",
         "latents/train/_table.json",
@@ -264,14 +260,13 @@ def test_pipeline_interrupted_at_every_step_then_finished(tmp_path):
         "generations/*/*/*.parquet",
     )
     for landmark in landmarks:
-        process = tiny.start([tiny.sys.executable, tiny.JOBS / "pipeline.py", *arguments])
+        process = tiny.begin("pipeline", tmp_path)
         wait_for(lambda landmark=landmark: list(run.glob(landmark)), process)
         process.send_signal(signal.SIGINT)
         code, err = finish(process)
         assert code == 130, err
         assert not (run / "summary.json").exists()
-    finished = raysys("pipeline", *arguments)
-    assert finished.returncode == 0, finished.stderr
+    tiny.done("pipeline", tmp_path)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["rows"]["in"] == 28
     assert summary["replication"]["baseline"]["n_generated"] == 12

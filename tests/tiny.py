@@ -83,6 +83,13 @@ CONFIGS = {
         "duplicates": "duplicates",
         "output": "replication",
     },
+    "pipeline": {
+        "run": "run",
+        "scenes": SCENES.model_dump(mode="json"),
+        "training": TRAINING | {"max_steps": 60},
+        "generate": {"num_images_per_prompt": 1, "num_inference_steps": 3, "batch_size": 4},
+        "generate_chunk_rows": 4,
+    },
 }
 
 
