@@ -97,6 +97,8 @@ def _check_conserved(result: MapResult, n_items: int, job: MapJob) -> None:
 
 
 def _stop_if_too_many_errors(counts: Counts, job: MapJob) -> None:
+    if job.only is not None:  # a retry meets nothing but rows that failed before
+        return
     if counts.n_error >= ERRORS_BEFORE_STOP and counts.n_error > job.engine.max_error_fraction * counts.total:
         raise RunFailed(
             f"{counts.n_error} of {counts.total} rows ended as errors ({dict(counts.error.most_common(3))}), more than "

@@ -14,7 +14,7 @@ from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.inputs import complete, version_of
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_lost_path
+from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.assemble import assemble
 from raysys.latents.parts import MANIFEST, read_manifest
 from raysys.outcomes import KEPT, rejected
@@ -40,10 +40,16 @@ class JobConfig(Config):
     )
     seed: int = Field(0, ge=0, description="seed of the shuffle")
     part_rows: int = Field(4096, ge=1, description="rows per part")
+    n_spills: int = Field(
+        32,
+        ge=1,
+        description="temporary files the shuffle sorts one by one in memory; more for larger sets, same result",
+    )
 
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write the assembled set; done again as a whole when any of its inputs changed."""
+    refuse_limit("assemble", options)
     refuse_lost_path(config.output)
     if "://" in config.output:
         raise InputError(f"output {config.output!r}: the shuffle needs a local or mounted folder", "give one")
@@ -70,6 +76,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         config.output,
         seed=config.seed,
         part_rows=config.part_rows,
+        n_spills=config.n_spills,
         notes=notes,
     )
     return _summary(config, manifest)

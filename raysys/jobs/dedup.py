@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,9 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     described = run_table(_describe_job(config, samples), config, options)
     if options.dry_run or options.retry:
         return {"descriptors": described}
+    if options.limit is not None:
+        print("dedup: with --limit only descriptors are made; clusters need all of them", file=sys.stderr)
+        return {"descriptors": described}
     return {"descriptors": described, "duplicates": _cluster(config, samples, options)}
 
 
@@ -59,7 +63,8 @@ def _describe_job(config: JobConfig, samples: TableView) -> TableJob:
         row_type=DESCRIPTORS,
         fields={
             "samples": samples.identity,
-            "descriptor": config.descriptor.model_dump(mode="json", exclude={"device", "batch_size"}),
+            **descriptor_identity(config.descriptor),
+            "decode": config.decode.model_dump(mode="json"),
         },
         parts=samples.inputs(),
         chunk_rows=config.chunk_rows,
@@ -70,14 +75,29 @@ def _describe_job(config: JobConfig, samples: TableView) -> TableJob:
     )
 
 
+def descriptor_identity(config: DescriptorConfig) -> dict[str, Any]:
+    """Name, preset and weights by their contents, not by their path."""
+    descriptor = make_descriptor(config)
+    return {
+        "descriptor": descriptor.name,
+        "preset": descriptor.preset,
+        "weights_sha256": descriptor.weights_sha256,
+    }
+
+
 def _cluster(config: JobConfig, samples: TableView, options: RunOptions) -> dict[str, Any]:
     descriptors = complete(config.descriptors, DESCRIPTORS)
     fields = {
         "samples": samples.identity,
-        "descriptors": version_of(descriptors),
+        "descriptors": descriptors.identity,
         "duplicates": config.duplicates.model_dump(mode="json"),
     }
-    output = open_output(config.output, DUPLICATES, "dedup", fields, samples.inputs(), WHOLE_PART, options.on_change)
+    # One new image can change any cluster: every part depends on all descriptors, and all are redone when one changed.
+    version = version_of(descriptors)
+    parts = [replace(p, signature=f"{p.signature}+{version}") for p in samples.inputs()]
+    output = open_output(
+        config.output, DUPLICATES, "dedup", fields, parts, WHOLE_PART, options.on_change, redo_changed_inputs=True
+    )
     if output.is_kept or not output.pending():
         print(f"dedup: nothing to do, {output.folder.url} is finished", file=sys.stderr)
         return summary(output, 0.0)

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
-from raysys.jobs.inputs import KeptRows, complete
+from raysys.jobs.inputs import KeptRows, complete, with_representatives
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_tables
 from raysys.jobs.stages import RowStage
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
-from raysys.models.loading import model_hash, part_folder
+from raysys.models.loading import model_hash, part_folder, text_encoder_hashes
 from raysys.rows import DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
 
 
@@ -37,15 +37,20 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def _latents_job(config: JobConfig) -> TableJob:
-    vae = model_hash(part_folder(config.images.vae, "vae"))
-    fields = {"images": config.images.model_dump(mode="json", exclude={"device"}), "vae_hash": vae}
+    fields = {
+        # The model counts by its contents, not by where it lies.
+        "images": config.images.model_dump(mode="json", exclude={"device", "vae"}),
+        "vae_hash": model_hash(part_folder(config.images.vae, "vae")),
+    }
     columns = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
     return _job(config, config.latents, LATENTS, "vae", fields, columns, EncodeLatents, config.images)
 
 
 def _text_job(config: JobConfig) -> TableJob:
-    encoder = model_hash(part_folder(config.text.text_encoder, "text_encoder"))
-    fields = {"text": config.text.model_dump(mode="json", exclude={"device"}), "text_encoder_hash": encoder}
+    fields = {
+        "text": config.text.model_dump(mode="json", exclude={"device", "text_encoder", "tokenizer"}),
+        **text_encoder_hashes(config.text.text_encoder, config.text.tokenizer),
+    }
     return _job(config, config.text_states, TEXT_STATES, "text", fields, ("row_id", "caption"), EncodeText, config.text)
 
 
@@ -58,7 +63,7 @@ def _job(config, output, row_type, name, fields, columns, build, build_config) -
         output=output,
         row_type=row_type,
         fields={**source, **fields},
-        parts=samples.inputs(),
+        parts=samples.inputs() if duplicates is None else with_representatives(samples, duplicates),
         chunk_rows=config.chunk_rows,
         load=KeptRows.of(samples, duplicates, columns),
         stage=(RowStage, (name, build, (build_config,))),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,6 +49,8 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write the GENERATIONS table. The same prompt id and seed give the same image bytes."""
+    if config.export is not None and "://" in config.export:
+        raise InputError(f"export {config.export!r} is no local folder", "the table itself may lie on an object store")
     parts, load, source = prompt_source(config.prompts)
     generate = config.generate
     fields = generate.model_dump(mode="json", exclude={"device", "model"}) | {
@@ -77,15 +80,24 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def export_images(table: str, folder: Path) -> int:
-    """Write every kept generation as `<gen_id>.png` and one metadata.jsonl; the number of images. Safe to repeat."""
+    """Write every kept generation as `<gen_id>.png` and one metadata.jsonl; the number of images. Safe to repeat.
+
+    Characters that a file name cannot hold are percent-encoded, so that two ids are never one file. PNG files of an
+    earlier export that are no generation of this table are removed: they would be measured as if they were.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, names = [], set()
     for rows in open_table(table, GENERATIONS).rows():
         for row in rows.to_pylist():
-            name = row["gen_id"].replace("/", "__") + ".png"
+            name = quote(row["gen_id"], safe=" ") + ".png"
+            names.add(name)
             (folder / name).write_bytes(row.pop("image"))
             lines.append(json.dumps({"file_name": name, **row}, ensure_ascii=False))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    metadata = folder / "metadata.jsonl"
+    earlier = metadata.read_text(encoding="utf-8").splitlines() if metadata.exists() else []
+    for stale in {json.loads(line)["file_name"] for line in earlier} - names:
+        (folder / stale).unlink(missing_ok=True)
+    metadata.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
 
 
@@ -159,11 +171,17 @@ def file_prompts(chunk: Chunk) -> pa.Table:
 @lru_cache(maxsize=2)
 def read_prompts(path: str) -> tuple[dict[str, str], ...]:
     """Prompts of a .txt (ids are line numbers) or .jsonl file. InputError names the bad line."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise InputError(f"prompts: {path} is not UTF-8: {exc}", "save it as UTF-8") from None
+    lines = text.split("\n")  # not splitlines: a prompt may hold other line separators
     if not path.endswith(".jsonl"):
-        prompts = [{"prompt_id": f"{i:06d}", "prompt": line} for i, line in enumerate(lines) if line.strip()]
+        prompts = [{"prompt_id": f"{i:06d}", "prompt": line.strip()} for i, line in enumerate(lines) if line.strip()]
     else:
         prompts = [_json_prompt(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise InputError(f"prompts: {path} is empty", "write one prompt a line")
     ids = [p["prompt_id"] for p in prompts]
     if len(set(ids)) != len(ids):
         raise InputError(f"prompts: {path} has prompt_ids that occur twice", "make them unique")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from raysys.outcomes import KEPT
 from raysys.rows import RowType
-from raysys.tables import Chunk, TableView, open_table
+from raysys.tables import Chunk, InputPart, TableView, open_table
 from raysys.tables.join import AlignedTable
 from raysys.tables.read import Part
 
@@ -55,6 +55,18 @@ def _parts(path: str, _version: str) -> dict[str, Part]:
 @lru_cache(maxsize=4)
 def _aligned(path: str, _version: str) -> AlignedTable:
     return AlignedTable(open_table(path))
+
+
+def with_representatives(samples: TableView, duplicates: TableView) -> list[InputPart]:
+    """The parts of `samples` as inputs of a job that takes only representatives: their signature changes when other
+    rows represent, not when a cluster merely grows."""
+    aligned = AlignedTable(duplicates)
+    inputs = []
+    for part, given in zip(samples.parts, samples.inputs(), strict=True):
+        kept = sorted(i for i, row in aligned.rows_of(part, ["outcome"]).items() if row["outcome"] == KEPT)
+        digest = hashlib.sha256("\n".join([given.signature, *kept]).encode())
+        inputs.append(replace(given, signature=digest.hexdigest()[:16]))
+    return inputs
 
 
 def version_of(*views: TableView | None) -> str:

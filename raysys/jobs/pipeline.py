@@ -5,7 +5,6 @@ scenes → ingest → dedup → encode → assemble → train (baseline ‖ miti
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +15,13 @@ from pydantic import Field
 
 from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig, TrainEngineConfig
+from raysys.errors import InputError
 from raysys.fusion import FusionConfig
 from raysys.generation.generate import GenerateConfig, SamplingConfig
 from raysys.jobs import JobModule, assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_lost_path
+from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.encode import LatentsConfig, TextConfig
 from raysys.replication import ReplicationConfig
 from raysys.scenes.demo_shards import ScenesConfig
@@ -48,6 +48,9 @@ class JobConfig(Config):
     shards: ShardsConfig | None = Field(None, description="your own shards; null = draw scenes")
     scenes: ScenesConfig = Field(ScenesConfig(), description="the drawn world, unless shards are given")
     ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licences")
+    fusion_ingest: IngestConfig | None = Field(
+        None, description="the same for the fusion set, whose images are never seen whole; null = as above"
+    )
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="compares images in dedup and replication")
     duplicates: DuplicatesConfig = Field(DuplicatesConfig(), description="near-duplicate thresholds")
     keep_duplicates: bool = Field(False, description="train on duplicates too, as a set without dedup would")
@@ -73,13 +76,13 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Run every step that is not finished, then write report.html and summary.json. Returns the summary."""
+    refuse_limit("pipeline", options)
     refuse_lost_path(config.run)
     if options.dry_run:
-        return _dry_run(config)
+        return _dry_run(config, options)
     from raysys.engine.cluster import cluster
 
     log = _Log(config)
-    options = dataclasses.replace(options, limit=None)
     with cluster(options.address):
         for name, step in _steps(config, options):
             log.step(name, step)
@@ -92,7 +95,7 @@ def _steps(config: JobConfig, options: RunOptions) -> list[tuple[str, Callable[[
     if config.shards is None:
         steps.append(("scenes", lambda: scenes.run(_scenes(config), options)))
     steps += [
-        ("ingest", lambda: [ingest.run(c, options) for c in _ingests(config)]),
+        ("ingest", lambda: _ingest(config, options)),
         ("dedup", lambda: dedup.run(_dedup(config), options)),
         ("encode", lambda: _at_once(encode, _encodes(config), options)),
         ("assemble", lambda: [assemble.run(c, options) for c in _assembles(config)]),
@@ -110,12 +113,27 @@ def _at_once(job: JobModule, configs: Sequence[Config], options: RunOptions) -> 
     return together([partial(job.run, config, options) for config in configs])
 
 
-def _dry_run(config: JobConfig) -> dict[str, Any]:
+def _dry_run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """The dry run of every step whose input exists already; the others only by name."""
     print(f"pipeline would write {config.run} by these steps (nothing was written):")
-    for name, _ in _steps(config, RunOptions()):
-        print(f"  {name}")
-    print("  report")
+    for name, step in _steps(config, options):
+        print(f"── {name}")
+        try:
+            step()
+        except InputError as exc:
+            print(f"  waits for the steps before it: {exc.what}")
     return {}
+
+
+def _ingest(config: JobConfig, options: RunOptions) -> None:
+    """Ingest every split; stop here, with the reasons, when nothing of one may be used."""
+    for split, job in zip(SPLITS, _ingests(config), strict=True):
+        rows = ingest.run(job, options).get("rows")
+        if rows is not None and rows["kept"] == 0:
+            raise InputError(
+                f"no sample of {job.input} was kept as {split}: rejected {rows['rejected']}, error {rows['error']}",
+                "look at the table's rows; for images that were cleared elsewhere: ingest.check_licences=false",
+            )
 
 
 class _Log:
@@ -152,9 +170,9 @@ def _scenes(config: JobConfig) -> scenes.JobConfig:
 def _ingests(config: JobConfig) -> list[ingest.JobConfig]:
     at = Layout(config.run)
     source = {s: at.shards(s) if config.shards is None else getattr(config.shards, s) for s in SPLITS}
+    rules = dict.fromkeys(SPLITS, config.ingest) | {"fusion": config.fusion_ingest or config.ingest}
     return [
-        ingest.JobConfig(input=source[s], output=at.samples(s), ingest=config.ingest, engine=config.engine)
-        for s in SPLITS
+        ingest.JobConfig(input=source[s], output=at.samples(s), ingest=rules[s], engine=config.engine) for s in SPLITS
     ]
 
 

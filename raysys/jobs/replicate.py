@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import Field
 
 from raysys.config import Config, dump
+from raysys.errors import InputError
 from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_lost_path
+from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.outcomes import KEPT
 from raysys.replication import ReplicationConfig, ReplicationResult, score
 from raysys.replication.inputs import ImageSet, RawImage, open_images
@@ -36,6 +37,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write `<output>/replication.json` and `<output>/matches`; the JSON without its matches is returned."""
+    refuse_limit("replicate", options)
     refuse_lost_path(config.output)
     training = training_images(config.training, config.duplicates)
     if options.dry_run:
@@ -66,7 +68,13 @@ def training_images(path: str, duplicates: str | None) -> ImageSet:
         for table in complete(duplicates, DUPLICATES).rows(["row_id"], outcome=KEPT)
         for row_id in table["row_id"].to_pylist()
     }
-    return Subset(images, ids)
+    subset = Subset(images, ids & {image.id for image in images.images()})
+    if len(subset) == 0:
+        raise InputError(
+            f"duplicates: no representative of {duplicates} is an image of {path}",
+            "give the duplicates of these samples",
+        )
+    return subset
 
 
 class Subset:

@@ -15,6 +15,7 @@ from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.layout import MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
+from raysys.jobs.run_table import refuse_limit
 from raysys.outcomes import KEPT, Counts
 from raysys.replication import ReplicationResult
 from raysys.replication.inputs import open_images
@@ -41,6 +42,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write `<run>/report.html` and `<run>/summary.json`; print the closing table. Returns the summary."""
+    refuse_limit("report", options)
     record = Store(config.run).read_json("pipeline.json")
     if record is None:
         raise InputError(f"{config.run} is no run folder of `raysys pipeline`", "run the pipeline first")

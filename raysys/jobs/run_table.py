@@ -66,8 +66,8 @@ def run_tables(jobs: Sequence[TableJob], config: Config, options: RunOptions) ->
 def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
     """What is to be mapped; a summary when nothing is."""
     refuse_lost_path(job.output)
-    if not job.parts and not options.retry:
-        raise InputError(f"{job.job} has no input", "check the input path, or run the job before it")
+    if not sum(p.n_items for p in job.parts) and not options.retry:
+        raise InputError(f"{job.job} has no input rows", "check the input path, or run the job before it")
     if options.retry and not Store(job.output).exists(TABLE):
         print(f"{job.job}: {job.output} is not written yet, nothing to retry there", file=sys.stderr)
         return {}
@@ -83,7 +83,8 @@ def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
     mapped = MapJob(output, job.load, StageSpec(*job.stage), job.keyed, job.heavy, job.engine, only, options.limit)
     if mapped.chunks():
         return mapped
-    print(f"{job.job}: nothing to do, {len(output.chunks)} chunks are done", file=sys.stderr)
+    n_done = len(output.chunks) - len(output.pending())
+    print(f"{job.job}: nothing to do, {n_done} of {len(output.chunks)} chunks are done", file=sys.stderr)
     return summary(output, 0.0)
 
 
@@ -164,6 +165,12 @@ def summary(output: Output, seconds: float) -> dict[str, Any]:
 
 def counts_of_output(output: Output) -> Counts:
     return TableView(output.table, (output,)).counts()
+
+
+def refuse_limit(job: str, options: RunOptions) -> None:
+    """InputError when --limit is given to a job that works on the whole: silence would look like obedience."""
+    if options.limit is not None:
+        raise InputError(f"--limit {options.limit}: {job} works on the whole input", "leave --limit out")
 
 
 def refuse_lost_path(path: str) -> None:

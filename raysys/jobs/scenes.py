@@ -8,7 +8,7 @@ from pydantic import Field
 
 from raysys.config import Config
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_lost_path
+from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.scenes.demo_shards import ScenesConfig, write_demo_shards
 
 
@@ -21,6 +21,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write the shards; the same config gives the same bytes."""
+    refuse_limit("scenes", options)
     refuse_lost_path(config.output)
     if options.dry_run:
         print(f"scenes would draw into {config.output} (nothing was written):\n  {config.scenes}")

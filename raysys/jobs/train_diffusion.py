@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -11,7 +13,7 @@ from raysys.config import Config, dump
 from raysys.engine.config import TrainEngineConfig
 from raysys.errors import InputError
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_lost_path
+from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.parts import read_manifest
 from raysys.tables import Store
 from raysys.tables.plan import differences, fingerprint
@@ -40,6 +42,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 def run_all(configs: list[JobConfig], options: RunOptions) -> list[dict[str, Any]]:
     """Several trainings at the same time (the demo trains baseline and mitigated model together)."""
+    refuse_limit("train-diffusion", options)
     todo = [c for c in configs if _prepare(c, options)]
     if todo and not options.dry_run:
         from raysys.engine.cluster import cluster
@@ -53,17 +56,26 @@ def run_all(configs: list[JobConfig], options: RunOptions) -> list[dict[str, Any
 
 
 def identity(config: JobConfig) -> dict[str, Any]:
-    """Everything that changes the trained weights."""
-    manifest = read_manifest(config.training_set)
+    """Everything that changes the trained weights. Models and sets count by their contents, not by their paths."""
+    from raysys.models.loading import model_hash, part_folder, text_encoder_hashes
+
     training = {k: v for k, v in config.training.model_dump(mode="json").items() if k not in FREE_ON_RESUME}
-    if config.training.start_from is not None:
-        training["start_from"] = config.training.start_from
+    fusion_set = training["fusion"].pop("set")
+    start_from = config.training.start_from
     return {
         "training": training,
-        "training_set": {"rows": manifest["rows"]["kept"], "seed": manifest["seed"], "notes": manifest["notes"]},
-        "vae": config.vae,
-        "text_encoder": config.text_encoder,
+        "start_from": None if start_from is None else model_hash(part_folder(start_from, "unet")),
+        "training_set": set_identity(config.training_set),
+        "fusion_set": None if config.training.fusion.level == "none" else set_identity(fusion_set),
+        "vae_hash": model_hash(part_folder(config.vae, "vae")),
+        **text_encoder_hashes(config.text_encoder),
     }
+
+
+def set_identity(folder: str) -> dict[str, Any]:
+    """What an assembled set holds: rows and the contents it was made from."""
+    manifest = read_manifest(folder)
+    return {"rows": manifest["rows"]["kept"], "seed": manifest["seed"], "notes": manifest["notes"]}
 
 
 def _prepare(config: JobConfig, options: RunOptions) -> bool:
@@ -96,8 +108,6 @@ def _prepare(config: JobConfig, options: RunOptions) -> bool:
 def _move_aside(store: Store, digest: str) -> None:
     if not store.is_local:
         raise InputError(f"{store.url}: folders of an object store are not moved", "give another output folder")
-    from pathlib import Path
-
     old = Path(store.url)
     old.rename(old.with_name(f"{old.name}.old-{digest}"))
 
@@ -145,20 +155,26 @@ def train_loop(worker: Any, config: JobConfig) -> None:
 
 
 def _export(config: JobConfig, checkpoint: Any) -> None:
+    """Save the pipeline under `<output>/pipeline`; on an object store file by file, the index last."""
     from raysys.models.loading import load_text_encoder, load_vae
     from raysys.training.export import export_pipeline
 
     store = Store(config.output)
     tokenizer, text_encoder = load_text_encoder(config.text_encoder)
-    with checkpoint.as_directory() as folder:
-        export_pipeline(
-            folder,
-            store.path("pipeline"),
-            vae=load_vae(config.vae),
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
+    with checkpoint.as_directory() as folder, tempfile.TemporaryDirectory() as local:
+        target = Path(store.path("pipeline")) if store.is_local else Path(local, "pipeline")
+        vae = load_vae(config.vae)
+        export_pipeline(folder, target, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+        if not store.is_local:
+            _upload(target, store)
     store.write_json("_run/summary.json", summary(config))
+
+
+def _upload(pipeline: Path, store: Store) -> None:
+    index = "model_index.json"
+    files = [f.relative_to(pipeline).as_posix() for f in sorted(pipeline.rglob("*")) if f.is_file()]
+    for name in [*(f for f in files if f != index), index]:
+        store.write(f"pipeline/{name}", (pipeline / name).read_bytes())
 
 
 def summary(config: JobConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +91,18 @@ def model_hash(folder: str | Path) -> str:
     files = sorted(f for f in root.rglob("*") if f.is_file() and f.suffix in _HASHED_SUFFIXES)
     if not any(f.suffix == ".safetensors" for f in files):
         raise InputError(f"model folder {root} holds no .safetensors file", "save the model with safetensors")
+    return _digest(root, files)
+
+
+def text_encoder_hashes(place: str | Path, tokenizer: str | Path | None = None) -> dict[str, str]:
+    """Content hashes of a text encoder and of the tokenizer that `load_text_encoder` would take with it."""
+    folder = part_folder(place, "text_encoder")
+    words = part_folder(tokenizer, "tokenizer") if tokenizer else _tokenizer_beside(str(place), folder)
+    vocabulary = sorted(f for f in words.rglob("*") if f.is_file() and f.suffix in (".json", ".txt", ".model"))
+    return {"text_encoder_hash": model_hash(folder), "tokenizer_hash": _digest(words, vocabulary)}
+
+
+def _digest(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         content = _config_digest(file) if file.suffix == ".json" else zoo.sha256(file)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,11 +68,35 @@ def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = N
     Committing the same chunk again, by a retry or a zombie of a lost cluster, replaces the part with the same rows.
     """
     counts = counts_of(table)
-    meta = {**(table.schema.metadata or {}), META: json.dumps({"counts": counts.as_dict(), **(info or {})}).encode()}
+    footer = {"counts": counts.as_dict(), "content": content_hash(table), **(info or {})}
+    meta = {**(table.schema.metadata or {}), META: json.dumps(footer).encode()}
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(meta), buffer, compression="zstd")
     folder.write(file, buffer.getvalue())
     return counts
+
+
+def content_hash(table: pa.Table) -> str:
+    """Hex digest of the rows, whatever their compression: what tells downstream tables that a part changed."""
+    digest = hashlib.sha256()
+    with pa.ipc.new_stream(_Hashing(digest), table.schema.remove_metadata()) as writer:
+        for batch in table.combine_chunks().to_batches():
+            writer.write_batch(batch)
+    return digest.hexdigest()[:16]
+
+
+class _Hashing(io.RawIOBase):
+    """A stream that is only hashed."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return memoryview(data).nbytes
 
 
 def part_info(folder: Store, file: str) -> dict:

@@ -41,14 +41,12 @@ class Part:
         return table if columns is None else table.select(list(columns))
 
     def as_input(self) -> InputPart:
-        """This part as the input of a downstream table: its signature changes with any of its files."""
+        """This part as the input of a downstream table: its signature changes with the rows of any of its files."""
         store = self.output.folder
-        digest = hashlib.sha256(self.output.fingerprint.encode())
-        sizes = store.sizes(".parquet")
-        for file in self.files:
-            digest.update(f"{file}:{sizes[file]};".encode())
-        rows = part_info(store, self.files[0])["num_rows"]
-        return InputPart(self.chunk.name, store.path(self.files[0]), rows, digest.hexdigest()[:16])
+        infos = [part_info(store, file) for file in self.files]
+        contents = ";".join(f"{file}:{info['content']}" for file, info in zip(self.files, infos, strict=True))
+        signature = hashlib.sha256(f"{self.output.fingerprint};{contents}".encode()).hexdigest()[:16]
+        return InputPart(self.chunk.name, store.path(self.files[0]), infos[0]["num_rows"], signature)
 
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
@@ -113,6 +111,11 @@ class TableView:
         return total
 
     def inputs(self) -> list[InputPart]:
+        """The parts as inputs of a downstream table. Reads one footer per file, once per view."""
+        return self._inputs
+
+    @cached_property
+    def _inputs(self) -> list[InputPart]:
         return [p.as_input() for p in self.parts]
 
 
