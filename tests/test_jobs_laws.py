@@ -1,0 +1,129 @@
+"""Small laws of the jobs, without Ray: what counts as changed, what prompt files and exports may hold."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raysys.engine.map import _stop_if_too_many_errors
+from raysys.engine.map_job import MapJob, Redo, StageSpec
+from raysys.errors import InputError, RunFailed
+from raysys.generation.generate import png_bytes
+from raysys.jobs import assemble, generate, pipeline, replicate, report, scenes, train_diffusion
+from raysys.jobs.options import RunOptions
+from raysys.outcomes import Counts, kept
+from raysys.rows import DUPLICATES, GENERATIONS, SAMPLES
+from raysys.tables import InputPart, commit_part, open_output, open_table
+
+
+def write(path, row_type, rows, producer="toy"):
+    part = InputPart("p", "p", len(rows), "s")
+    output = open_output(str(path), row_type, producer, {}, [part], max(len(rows), 1))
+    commit_part(output.folder, output.chunks[0].file, row_type.table(rows))
+    return output
+
+
+def test_a_part_with_other_rows_has_another_signature(tmp_path):
+    signatures = set()
+    for i in range(60):
+        rows = [{"row_id": f"r{k}", "sample_id": f"{i if k == 7 else 0:064x}", **kept()} for k in range(300)]
+        write(tmp_path / "t", SAMPLES, rows)
+        signatures.add(open_table(str(tmp_path / "t")).inputs()[0].signature)
+    assert len(signatures) == 60
+
+
+def test_a_retry_is_not_stopped_by_rows_that_cannot_be_repaired(tmp_path):
+    output = write(tmp_path / "t", SAMPLES, [{"row_id": "r", **kept()}])
+    counts = Counts(error=Counter(Boom=20))
+    job = MapJob(output, load=None, stage=StageSpec(dict))
+    with pytest.raises(RunFailed, match="max_error_fraction"):
+        _stop_if_too_many_errors(counts, job)
+    _stop_if_too_many_errors(counts, MapJob(output, None, StageSpec(dict), only={"p.0": Redo(1, {0: ("r",)})}))
+
+
+def test_prompt_files(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_bytes("\ufeffa red circle\r\n\n円\u2028two\n".encode())
+    assert [p["prompt"] for p in generate.read_prompts(str(text))] == ["a red circle", "円\u2028two"]
+    lines = tmp_path / "a.jsonl"
+    lines.write_text(json.dumps({"prompt_id": "x", "prompt": "one\u2028two"}, ensure_ascii=False), encoding="utf-8")
+    assert generate.read_prompts(str(lines)) == ({"prompt_id": "x", "prompt": "one\u2028two"},)
+    for name, data, message in (
+        ("empty.txt", b" \n", "is empty"),
+        ("latin.txt", "é".encode("latin-1"), "not UTF-8"),
+        ("bad.jsonl", b'{"prompt": "no id"}', "line 1"),
+        ("twice.jsonl", b'{"prompt_id": 1, "prompt": "a"}\n{"prompt_id": 1, "prompt": "b"}', "occur twice"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            generate.read_prompts(str(tmp_path / name))
+
+
+def test_an_export_holds_one_file_per_generation_and_no_older_ones(tmp_path):
+    png = png_bytes(np.zeros((8, 8, 3), np.uint8))
+    rows = [{"gen_id": i, "prompt_id": i, "image": png, **kept()} for i in ("a/b-0", "a__b-0", "c-0")]
+    write(tmp_path / "t", GENERATIONS, rows)
+    folder = tmp_path / "out"
+    assert generate.export_images(str(tmp_path / "t"), folder) == 3
+    assert len(list(folder.glob("*.png"))) == 3
+    (folder / "mine.png").write_bytes(png)
+    write(tmp_path / "u", GENERATIONS, rows[:1])
+    assert generate.export_images(str(tmp_path / "u"), folder) == 1
+    assert sorted(p.name for p in folder.glob("*.png")) == ["a%2Fb-0.png", "mine.png"], "other files are not touched"
+
+
+def test_duplicates_of_other_samples_are_named(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((32, 32, 3), i * 80, np.uint8)).save(folder / f"{i}.png")
+    row = {"row_id": "elsewhere", "cluster_size": 1, **kept()}
+    write(tmp_path / "dup", DUPLICATES, [row])
+    with pytest.raises(InputError, match="no representative"):
+        replicate.training_images(str(folder), str(tmp_path / "dup"))
+    write(tmp_path / "dup2", DUPLICATES, [row, {"row_id": "1.png", "cluster_size": 1, **kept()}])
+    assert len(replicate.training_images(str(folder), str(tmp_path / "dup2"))) == 1
+
+
+def test_a_training_is_another_one_with_another_fusion_set(tmp_path):
+    def manifest(name: str, contents: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        data = {"rows": {"kept": 3}, "seed": 0, "notes": {"contents": contents}, "parts": []}
+        (folder / "manifest.json").write_text(json.dumps(data))
+        return str(folder)
+
+    def identity(training: str, fusion: str) -> dict:
+        config = train_diffusion.JobConfig.model_validate(
+            {
+                "training_set": training,
+                "output": "x",
+                "training": {"fusion": {"level": "embedding", "set": fusion}},
+            }
+        )
+        return train_diffusion.identity(config)
+
+    training = manifest("training", "t")
+    first = identity(training, manifest("fusion", "a"))
+    assert first == identity(training, manifest("moved", "a")), "where it lies does not matter"
+    assert first != identity(training, manifest("other", "b"))
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [
+        (scenes, {"output": "x"}),
+        (assemble, {"samples": "a", "latents": "b", "text_states": "c", "output": "d"}),
+        (train_diffusion, {"training_set": "a", "output": "b"}),
+        (replicate, {"generated": "a", "training": "b", "output": "c"}),
+        (report, {"run": "a"}),
+        (pipeline, {"run": "a"}),
+    ],
+)
+def test_jobs_that_work_on_the_whole_refuse_a_limit(job, config):
+    with pytest.raises(InputError, match="--limit 5"):
+        job.run(job.JobConfig.model_validate(config), RunOptions(limit=5))
