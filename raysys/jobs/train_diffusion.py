@@ -115,13 +115,13 @@ def _move_aside(store: Store, digest: str) -> None:
 def _print_plan(config: JobConfig, done: bool) -> None:
     training, engine = config.training, config.engine
     manifest = read_manifest(config.training_set)
-    device = "GPU" if engine.use_gpu else "CPU"
+    gpu = ", 1 GPU" if engine.use_gpu else ""
     print("train-diffusion would do (nothing was written):")
     print(f"  output          {config.output}{' (finished)' if done else ''}")
     print(f"  samples         {manifest['rows']['kept']:,}")
     print(f"  steps           {training.max_steps:,} × {training.batch_size} samples")
     print(f"  fusion          {training.fusion.level}")
-    print(f"  workers         {engine.num_workers} × ({engine.cpus_per_worker:g} CPU, {device})")
+    print(f"  workers         {engine.num_workers} × ({engine.cpus_per_worker:g} CPU{gpu})")
 
 
 def _train_job(config: JobConfig) -> Any:
