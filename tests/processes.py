@@ -66,7 +66,7 @@ def kill_driver(process: subprocess.Popen) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    psutil.wait_procs(children, timeout=20)
+    psutil.wait_procs(children, timeout=10)
     for child in children:
         if child.is_running():
             child.kill()

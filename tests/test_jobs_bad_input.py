@@ -122,18 +122,17 @@ def test_changed_configuration_is_refused_kept_or_recomputed(folder):
 
 
 def test_a_changed_shard_is_refused_or_only_it_is_redone(folder):
-    tiny.done("ingest", folder, "output=again")  # of the copied shards, so that rows can be compared
-    before = parts_of(folder / "again")
+    before = parts_of(folder / "samples")
     other = write_demo_shards(folder / "other", tiny.SCENES.model_copy(update={"seed": 1}))
     shutil.copy(folder / "other/train/00001.tar", folder / "shards/train/00001.tar")
-    message = refused(job_here("ingest", folder, "output=again"), "again", "00001.tar changed", "--on-change recompute")
+    message = refused(job_here("ingest", folder), "00001.tar changed", "--on-change recompute")
     assert "00000.tar" not in message
-    assert parts_of(folder / "again") == before
+    assert parts_of(folder / "samples") == before
 
-    tiny.done("ingest", folder, "output=again", "--on-change", "recompute")
-    after = parts_of(folder / "again")
+    tiny.done("ingest", folder, "--on-change", "recompute")
+    after = parts_of(folder / "samples")
     assert {n for n in before if after.get(n) != before[n]} == {n for n in before if "/00001.tar." in n}
-    keys = {r["row_id"] for r in all_rows(folder / "again") if r["row_id"].startswith("00001.tar/")}
+    keys = {r["row_id"] for r in all_rows(folder / "samples") if r["row_id"].startswith("00001.tar/")}
     assert keys == {f"00001.tar/{k}" for k, v in other["items"].items() if v["shard"] == "train/00001.tar"}
 
 
