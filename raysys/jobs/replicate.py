@@ -68,7 +68,7 @@ def training_images(path: str, duplicates: str | None) -> ImageSet:
         for table in complete(duplicates, DUPLICATES).rows(["row_id"], outcome=KEPT)
         for row_id in table["row_id"].to_pylist()
     }
-    subset = Subset(images, ids & {image.id for image in images.images()})
+    subset = Subset(images, ids & images.ids())
     if len(subset) == 0:
         raise InputError(
             f"duplicates: no representative of {duplicates} is an image of {path}",
@@ -85,6 +85,9 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def ids(self) -> set[str]:
+        return set(self._ids)
 
     def images(self) -> Iterator[RawImage]:
         return (image for image in self._images.images() if image.id in self._ids)

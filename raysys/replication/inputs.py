@@ -54,6 +54,10 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def ids(self) -> set[str]:
+        """The id of every image; reads no image."""
+        ...
+
     def images(self) -> Iterator[RawImage]:
         """Every image once, in a fixed order."""
         ...
@@ -112,6 +116,9 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self._name_of)
 
+    def ids(self) -> set[str]:
+        return set(self._name_of)
+
     def images(self) -> Iterator[RawImage]:
         for image_id in self._name_of:
             try:
@@ -168,6 +175,9 @@ class TableImages:
 
     def __len__(self) -> int:
         return self._view.counts().kept
+
+    def ids(self) -> set[str]:
+        return {i for table in self._view.rows([self._key]) for i in table[self._key].to_pylist()}
 
     def images(self) -> Iterator[RawImage]:
         for number in range(len(self._view.parts)):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from raysys.tables.read import Part, TableView
 
@@ -25,9 +23,3 @@ class AlignedTable:
         for mine in self._by_input.get(part.chunk.name, []):
             found.update((row["row_id"], row) for row in mine.read(wanted).to_pylist())
         return found
-
-
-def slice_rows(table: pa.Table, n_rows: int) -> Iterator[pa.Table]:
-    """`table` in pieces of at most `n_rows` rows."""
-    for start in range(0, len(table), n_rows):
-        yield table.slice(start, n_rows)
