@@ -27,6 +27,13 @@ class RunFailed(RuntimeError):
     """
 
 
+class WorkerBroken(RuntimeError):
+    """This process cannot go on (the inference engine behind it died), a new one can: the worker ends and is replaced.
+
+    Nothing is blamed on the rows in hand, unless they are there again and again (`raysys.tables.process`).
+    """
+
+
 class MissingExtra(InputError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -1,7 +1,8 @@
 """The typed rows: one Arrow schema per table, the contract between stages. Read this first.
 
     shards → SAMPLES → DESCRIPTORS → DUPLICATES ┐
-                └────→ LATENTS, TEXT_STATES ────┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
+                ├────→ CAPTIONS (captioned, translated, generalized) ┐
+                └────→ LATENTS, TEXT_STATES ─────────────────────────┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
 
 Two ids, on purpose: `row_id` (shard + key inside it) names an input row; `sample_id` (sha256 of the original image
 bytes) names an image. Every table ends with the four fate columns of `raysys.outcomes`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +28,17 @@ FATE = [
 
 @dataclass(frozen=True)
 class RowType:
-    """A table's name, schema (fate columns last) and key: the columns whose values are unique in the table."""
+    """A table's name, schema (fate columns last) and key: the columns whose values are unique in the table.
+
+    many_producers: several producers (captioners) write into one table, each under its own name.
+    meters: columns that are summed while a run goes on and shown per second.
+    """
 
     name: str
     schema: pa.Schema
     key: tuple[str, ...]
+    many_producers: bool = False
+    meters: tuple[str, ...] = ()
 
     def table(self, rows: Sequence[dict]) -> pa.Table:
         """Rows (dicts; missing columns become null) as an Arrow table of exactly this schema.
@@ -45,8 +53,8 @@ class RowType:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def _row_type(name: str, key: tuple[str, ...], *fields: tuple[str, pa.DataType]) -> RowType:
-    return RowType(name, pa.schema([pa.field(n, t) for n, t in fields] + FATE), key)
+def _row_type(name: str, key: tuple[str, ...], *fields: tuple[str, pa.DataType], **more: Any) -> RowType:
+    return RowType(name, pa.schema([pa.field(n, t) for n, t in fields] + FATE), key, **more)
 
 
 SAMPLES = _row_type(
@@ -90,6 +98,35 @@ DESCRIPTORS = _row_type(
     ("row_id", pa.string()),
     ("sample_id", pa.string()),
     ("descriptor", pa.binary()),  # float32, L2-normalised
+)
+
+CAPTIONS = _row_type(
+    "captions",
+    ("caption_id",),
+    ("caption_id", pa.string()),  # "<row_id>/<captioner>/<prompt>"; made from another caption: "<its id>/<step>"
+    ("row_id", pa.string()),
+    ("sample_id", pa.string()),
+    ("text", pa.string()),  # NFKC; of a rejected caption the last try, of an error null
+    ("language", pa.string()),  # en, ja …
+    ("captioner", pa.string()),  # name in the configuration
+    ("level", pa.string()),  # generalization: general | five_words; null = not generalized
+    ("source_caption_id", pa.string()),  # the caption it was translated or generalized from
+    ("source_text", pa.string()),
+    ("model", pa.string()),  # as configured
+    ("revision", pa.string()),  # content hash of the model folder, or the revision that was configured
+    ("prompt_name", pa.string()),
+    ("prompt_hash", pa.string()),  # 12 hex digits of prompt, template and system message
+    ("sampling", pa.string()),  # JSON of the sampling that gave this text
+    ("seed", pa.int64()),
+    ("attempts", pa.int32()),  # times the model was asked; above 1 = a check failed before
+    ("finish_reason", pa.string()),
+    ("prompt_tokens", pa.int64()),  # of all attempts
+    ("completion_tokens", pa.int64()),
+    ("gs", pa.float32()),  # generality score, English only
+    ("source_gs", pa.float32()),
+    ("similarity", pa.float32()),  # cosine to the source caption, where it was measured
+    many_producers=True,
+    meters=("prompt_tokens", "completion_tokens"),
 )
 
 LATENTS = _row_type(
@@ -157,7 +194,8 @@ MATCHES = _row_type(
 )
 
 ROW_TYPES = {
-    t.name: t for t in (SAMPLES, DESCRIPTORS, DUPLICATES, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)
+    t.name: t
+    for t in (SAMPLES, DESCRIPTORS, DUPLICATES, CAPTIONS, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)
 }
 
 

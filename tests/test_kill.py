@@ -71,6 +71,18 @@ def test_driver_killed_then_interrupted_then_finished(tmp_path):
     check_whole(output)
 
 
+def test_a_broken_engine_blames_only_the_row_that_breaks_it(tmp_path):
+    """Three chunks in flight in one worker: each death takes all three with it, and only one row is to blame."""
+    output = tmp_path / "table"
+    pool = "engine.pool={chunks_in_flight: 3}"
+    code, err = finish(start(output, "heavy=true", "breaking=[7]", "seconds=0.02", pool, "n_parts=2"))
+    assert code == 0, err
+    check_whole(output, n_parts=2)
+    columns = ["row_id", "reason"]
+    rows = [r for t in open_table(str(output), TEXT_STATES).rows(columns, "error") for r in t.to_pylist()]
+    assert rows == [{"row_id": "part0/7", "reason": "worker_died"}]
+
+
 @pytest.mark.parametrize("heavy", ["false", "true"])
 def test_a_killed_worker_costs_only_time(tmp_path, heavy):
     output = tmp_path / "table"

@@ -1,6 +1,7 @@
 """A generic table job for the kill tests, run through the real command line: `python tests/toy_job.py toy …`.
 
-Each item takes `seconds`; items in `fail` raise until the file `fixed` exists; those in `deadly` kill their worker.
+Each item takes `seconds`; items in `fail` raise until the file `fixed` exists; those in `deadly` kill their worker;
+those in `breaking` break the engine in it, in the first part only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field
 from raysys.cli import main
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
+from raysys.errors import WorkerBroken
 from raysys.jobs import JobInfo, register
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
@@ -36,6 +38,7 @@ class JobConfig(Config):
     heavy: bool = Field(False, description="actor pool instead of tasks")
     fail: tuple[int, ...] = Field((), description="items that raise until `fixed` exists")
     deadly: tuple[int, ...] = Field((), description="items that kill their worker")
+    breaking: tuple[int, ...] = Field((), description="items of the first part that break their worker's engine")
     fixed: str = Field("/nonexistent", description="file that repairs the failing items")
     engine: EngineConfig = Field(EngineConfig(max_error_fraction=0.5), description="use of the cluster")
 
@@ -56,6 +59,8 @@ class Toy:
         time.sleep(config.seconds)
         if i in config.fail and not Path(config.fixed).exists():
             raise ValueError(f"item {i} fails")
+        if i in config.breaking and item["part"] == "part0":
+            raise WorkerBroken("the engine died")
         if i in config.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"row_id": f"{item['part']}/{i}", "caption": f"c{i}", **(rejected("fifth") if i % 5 == 4 else kept())}

@@ -14,6 +14,9 @@ class PoolConfig(Config):
 
     min_size: int = Field(1, ge=1, description="actors kept alive from the start")
     max_size: int = Field(1, ge=1, description="the pool grows to this many actors while chunks wait")
+    chunks_in_flight: int = Field(
+        1, ge=1, description="chunks one worker works on at once: 2 or 3 keep an engine that batches by itself full"
+    )
     num_cpus: float = Field(1, ge=0, description="CPUs of one worker")
     num_gpus: float = Field(0, ge=0, description="GPUs of one worker; 0 = CPU")
     accelerator_type: str | None = Field(None, description="for example L4: only nodes with this accelerator")
@@ -34,6 +37,12 @@ class EngineConfig(Config):
 
     pool: PoolConfig = Field(PoolConfig(), description="workers of the stage")
     load_cpus: float = Field(1, gt=0, description="CPUs of one task that reads a chunk's input")
+    max_chunks_read: int | None = Field(
+        None,
+        ge=1,
+        description="chunks being read, waiting or in work, at most: bounds the pixels in Ray's object store; "
+        "give at least workers × chunks in flight; null = Ray decides",
+    )
     max_error_fraction: float = Field(0.01, ge=0, le=1, description="stop when 20 or more errors are above this share")
     progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
     watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")

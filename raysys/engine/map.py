@@ -17,6 +17,8 @@ import ray.data
 
 from raysys.engine.config import PoolConfig
 from raysys.engine.map_job import MapJob, first_items
+from raysys.engine.meters import Meters
+from raysys.engine.read_ahead import limit_read_ahead
 from raysys.engine.workers import StageActor, commit_rows, read_items, target_of, whole_chunks
 from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
@@ -34,6 +36,7 @@ class MapResult:
     counts: Counts = field(default_factory=Counts)
     n_chunks: int = 0
     failed_chunks: list[str] = field(default_factory=list)
+    meters: Meters = field(default_factory=Meters)
     seconds: float = 0.0
     stats: str = ""
 
@@ -41,7 +44,7 @@ class MapResult:
 def run_map(job: MapJob) -> MapResult:
     """Run all pending chunks. Raises RunFailed (errors above the allowed fraction, chunks that could not be read)
     or InputError (no space left, missing model); in every case the committed parts stay and a rerun goes on."""
-    chunks, result = job.chunks(), MapResult()
+    chunks, result = job.chunks(), MapResult(meters=Meters(job.engine.pool.num_gpus))
     if not chunks:
         return result
     began = time.monotonic()
@@ -60,7 +63,7 @@ def run_map(job: MapJob) -> MapResult:
             for report in batch.to_pylist():
                 watchdog.alive()
                 done += _account(report, result)
-                bar.update(done, counts=result.counts)
+                bar.update(done, counts=result.counts, **result.meters.shown(time.monotonic() - began))
                 _stop_if_too_many_errors(result.counts, job)
     result.seconds = time.monotonic() - began
     result.stats = dataset.stats()
@@ -87,6 +90,7 @@ def _account(report: dict[str, Any], result: MapResult) -> int:
         return 0
     result.n_chunks += 1
     result.counts.merge(Counts.from_dict(json.loads(report["counts"])))
+    result.meters.add(json.loads(report["meters"] or "{}"))
     return report["n_items"]
 
 
@@ -112,6 +116,7 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours shows rows and fates
     context.target_max_block_size = None
+    limit_read_ahead(context, job.engine.max_chunks_read)
     for name, value in job.engine.data_context.items():
         if not hasattr(context, name):
             raise InputError(f"engine.data_context.{name}: ray.data.DataContext has no such attribute", "remove it")
@@ -127,11 +132,21 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
         return dataset.map_batches(whole_chunks, fn_kwargs=kwargs, **batches, **_worker_args(pool))
     # Reading and committing carry nothing of the stage: unpickling it would import its model's libraries there too.
     dataset = dataset.map_batches(read_items, fn_kwargs={"load": job.load, "chunks": chunks}, **light)
-    compute = ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size)
-    dataset = dataset.map_batches(
-        StageActor, fn_constructor_args=(job,), compute=compute, **batches, **_worker_args(pool)
-    )
+    dataset = dataset.map_batches(StageActor, fn_constructor_args=(job,), **batches, **_pool_args(pool))
     return dataset.map_batches(commit_rows, fn_kwargs={"target": target_of(job)}, **light)
+
+
+def _pool_args(pool: PoolConfig) -> dict[str, Any]:
+    """An actor pool; with several chunks in flight its workers are threaded and hold one more chunk ready."""
+    sizes = {"min_size": pool.min_size, "max_size": pool.max_size}
+    if pool.chunks_in_flight == 1:
+        return {"compute": ray.data.ActorPoolStrategy(**sizes), **_worker_args(pool)}
+    threads = {
+        "max_tasks_in_flight_per_actor": pool.chunks_in_flight + 1,
+        "enable_true_multi_threading": True,
+    }
+    compute = ray.data.ActorPoolStrategy(**sizes, **threads)
+    return {"compute": compute, "max_concurrency": pool.chunks_in_flight, **_worker_args(pool)}
 
 
 def _worker_args(pool: PoolConfig) -> dict[str, Any]:

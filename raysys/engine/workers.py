@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysys.engine.map_job import MapJob, Redo
-from raysys.errors import InputError
+from raysys.engine.meters import Gate, Gauge
+from raysys.errors import InputError, WorkerBroken
 from raysys.tables import Chunk, Store, commit_part
 from raysys.tables.commit import keys_of
 from raysys.tables.process import AttemptLog, Stage, keys_called_for, process_chunk
@@ -42,7 +46,7 @@ class StageActor:
     """Chunks with items → chunks with rows; the model is loaded once per actor."""
 
     def __init__(self, job: MapJob) -> None:
-        self._job = job
+        self._job, self._gate, self._gauge = job, Gate(), Gauge()
         self._stage = job.stage.factory(*job.stage.args)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -50,13 +54,15 @@ class StageActor:
 
     def _one(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = Chunk.from_json(row["chunk"])
-        return _guarded(_stage_one, chunk, self._job, chunk, row["items"], self._stage)
+        return _guarded(self._stage_one, chunk, chunk, row["items"])
 
-
-def _stage_one(job: MapJob, chunk: Chunk, items: bytes, stage: Stage) -> dict[str, Any]:
-    with AttemptLog(job.output.folder, chunk.name) as log:
-        table = _process(job, chunk, _from_ipc(items), stage, log)
-    return {"chunk": chunk.to_json(), "items": _to_ipc(table)}
+    def _stage_one(self, chunk: Chunk, data: bytes) -> dict[str, Any]:
+        """A chunk that runs item by item, to find the one that kills, runs alone: its neighbours would be blamed."""
+        items = _from_ipc(data)
+        log = AttemptLog(self._job.output.folder, chunk.name)
+        with log, self._gate.hold(alone=log.one_by_one), self._gauge.holding(len(items)):
+            table = _process(self._job, chunk, items, self._stage, log)
+        return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(self._gauge.read())}
 
 
 def _process(job: MapJob, chunk: Chunk, items: pa.Table, stage: Stage, log: AttemptLog) -> pa.Table:
@@ -74,7 +80,7 @@ def _process(job: MapJob, chunk: Chunk, items: pa.Table, stage: Stage, log: Atte
 
 
 def target_of(job: MapJob) -> Target:
-    return Target(job.output.folder, job.keyed, job.only)
+    return Target(job.output.folder, job.keyed, job.only, job.output.row_type.meters)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Target:
     folder: Store
     keyed: bool
     only: Mapping[str, Redo] | None
+    meters: tuple[str, ...] = ()
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
         file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
@@ -92,7 +99,12 @@ class Target:
             file = chunk.retry_file(redo.number)
             info |= {} if self.keyed else {"replaces": sorted(redo.rows)}
         counts = commit_part(self.folder, file, table, info)
-        return {"counts": json.dumps(counts.as_dict()), "n_items": chunk.stop - chunk.start}
+        sums = {name: pc.sum(table[name]).as_py() or 0 for name in self.meters}
+        return {
+            "counts": json.dumps(counts.as_dict()),
+            "n_items": chunk.stop - chunk.start,
+            "meters": json.dumps({"sums": sums}),
+        }
 
 
 def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
@@ -102,7 +114,9 @@ def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
 
 
 def _commit_one(target: Target, row: dict[str, Any]) -> dict[str, Any]:
-    return target.publish(Chunk.from_json(row["chunk"]), _from_ipc(row["items"]))
+    report = target.publish(Chunk.from_json(row["chunk"]), _from_ipc(row["items"]))
+    meters = json.loads(report["meters"]) | {"worker": json.loads(row["worker"])}
+    return report | {"meters": json.dumps(meters)}
 
 
 def whole_chunks(batch: pa.Table, job: MapJob, chunks: list[Chunk]) -> pa.Table:
@@ -131,6 +145,10 @@ def _guarded(function: Callable[..., dict], chunk: Chunk, *args: Any) -> dict[st
     """A chunk whose reading or commit fails stays pending and is reported; a user mistake stops the run."""
     try:
         return function(*args)
+    except WorkerBroken as exc:
+        # A process of its own ends with its engine; Ray starts a new one and gives it the same chunk.
+        print(f"worker {os.getpid()} ends: {exc}", file=sys.stderr, flush=True)
+        os._exit(1)
     except InputError as exc:
         return {"fatal": json.dumps([exc.what, exc.fix])}
     except Exception as exc:
@@ -141,12 +159,9 @@ def _broken(row: Mapping[str, Any]) -> bool:
     return bool(row["problem"] or row["fatal"])
 
 
-_IN_FLIGHT = pa.schema(
-    [("chunk", pa.string()), ("items", pa.large_binary()), ("problem", pa.string()), ("fatal", pa.string())]
-)
-_REPORT = pa.schema(
-    [("counts", pa.string()), ("n_items", pa.int64()), ("problem", pa.string()), ("fatal", pa.string())]
-)
+_PROBLEMS = [("problem", pa.string()), ("fatal", pa.string())]
+_IN_FLIGHT = pa.schema([("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), *_PROBLEMS])
+_REPORT = pa.schema([("counts", pa.string()), ("n_items", pa.int64()), ("meters", pa.string()), *_PROBLEMS])
 
 
 def _pack(rows: list[dict[str, Any]]) -> pa.Table:

@@ -1,25 +1,33 @@
-"""Joins that are local to a chunk: every table keeps its input's part names, so nothing is shuffled."""
+"""Joins that are local to a part: every table remembers which SAMPLES part it descends from; nothing is shuffled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raysys.tables.read import Part, TableView
 
 
 class AlignedTable:
-    """A table made chunk by chunk from another one, read by the part of that other one."""
+    """A table that descends from SAMPLES, read by the part of SAMPLES that its rows go back to."""
 
     def __init__(self, view: TableView) -> None:
-        self._by_input: dict[str, list[Part]] = {}
+        self._by_origin: dict[str, list[Part]] = {}
         for part in view.parts:
-            self._by_input.setdefault(part.chunk.part.name, []).append(part)
+            self._by_origin.setdefault(part.origin, []).append(part)
 
     def rows_of(self, part: Part, columns: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """{row_id: row} of everything that was made from upstream `part`, whatever its outcome."""
-        wanted = None if columns is None else list(dict.fromkeys(["row_id", "outcome", "reason", *columns]))
-        found: dict[str, dict[str, Any]] = {}
-        for mine in self._by_input.get(part.chunk.name, []):
-            found.update((row["row_id"], row) for row in mine.read(wanted).to_pylist())
+        """{row_id: row} of everything that goes back to `part`, whatever its outcome: one row per row_id."""
+        return {row["row_id"]: row for row in self._rows(part, columns)}
+
+    def all_rows_of(self, part: Part, columns: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+        """{row_id: rows} for tables that hold several rows per row_id, such as CAPTIONS."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in self._rows(part, columns):
+            found.setdefault(row["row_id"], []).append(row)
         return found
+
+    def _rows(self, part: Part, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+        wanted = None if columns is None else list(dict.fromkeys(["row_id", "outcome", "reason", *columns]))
+        for mine in self._by_origin.get(part.origin, []):
+            yield from mine.read(wanted).to_pylist()

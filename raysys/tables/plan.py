@@ -20,12 +20,16 @@ TABLE = "_table.json"
 
 @dataclass(frozen=True)
 class InputPart:
-    """One input file or upstream part. `signature` changes when its contents do."""
+    """One input file or upstream part. `signature` changes when its contents do.
+
+    origin: the SAMPLES part that this part descends from, over any number of tables; "" for a raw input file.
+    """
 
     name: str
     path: str
     n_items: int
     signature: str
+    origin: str = ""
 
 
 @dataclass(frozen=True)

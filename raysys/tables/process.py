@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from raysys.errors import InputError
+from raysys.errors import InputError, WorkerBroken
 from raysys.outcomes import error, error_from
 from raysys.rows import RowType
 from raysys.tables.commit import check_keys, to_table
@@ -56,9 +56,10 @@ class AttemptLog:
         self.begin()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """However the attempt ended, its worker lives: only a death leaves the file behind."""
-        self.finish()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """Only a death leaves the file behind; a broken worker is about to die."""
+        if kind is None or not issubclass(kind, WorkerBroken):
+            self.finish()
 
     @property
     def one_by_one(self) -> bool:
@@ -116,7 +117,7 @@ def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table])
         return []
     try:
         return [run(items)]
-    except InputError:  # the command itself is wrong (disk full, missing model): no row's fault
+    except (InputError, WorkerBroken):  # the command itself is wrong (disk full …), or the worker: no row's fault
         raise
     except Exception as exc:
         if len(items) == 1:

@@ -46,7 +46,18 @@ class Part:
         infos = [part_info(store, file) for file in self.files]
         contents = ";".join(f"{file}:{info['content']}" for file, info in zip(self.files, infos, strict=True))
         signature = hashlib.sha256(f"{self.output.fingerprint};{contents}".encode()).hexdigest()[:16]
-        return InputPart(self.chunk.name, store.path(self.files[0]), infos[0]["num_rows"], signature)
+        return InputPart(self.name, store.path(self.files[0]), infos[0]["num_rows"], signature, self.origin)
+
+    @property
+    def name(self) -> str:
+        """Unique in its table: where several producers write into one table, they share the chunk names."""
+        shared = self.output.row_type.many_producers
+        return f"{self.output.producer}/{self.chunk.name}" if shared else self.chunk.name
+
+    @property
+    def origin(self) -> str:
+        """The SAMPLES part that this one descends from: itself, when it was made from a raw input."""
+        return self.chunk.part.origin or self.chunk.name
 
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:

@@ -1,0 +1,91 @@
+"""What a run uses while it goes on: rows in flight, tokens per second, GPU hours; and the gate of threaded workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Gate:
+    """Any number of chunks at once, or one chunk alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside, self._alone = 0, False
+
+    @contextmanager
+    def hold(self, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and (not alone or self._inside == 0))
+            self._inside += 1
+            self._alone = alone
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._alone = False
+                self._changed.notify_all()
+
+
+class Gauge:
+    """What one worker knows about itself: how long it lives and how many rows it has in hand."""
+
+    def __init__(self) -> None:
+        self._id, self._began_s = uuid.uuid4().hex, time.monotonic()
+        self._lock, self._rows = threading.Lock(), 0
+
+    @contextmanager
+    def holding(self, n_rows: int) -> Iterator[None]:
+        with self._lock:
+            self._rows += n_rows
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._rows -= n_rows
+
+    def read(self) -> dict[str, Any]:
+        """{"id", "alive_s", "rows": in hand now}"""
+        with self._lock:
+            return {"id": self._id, "alive_s": time.monotonic() - self._began_s, "rows": self._rows}
+
+
+class Meters:
+    """The driver's sums over the reports of finished chunks."""
+
+    def __init__(self, num_gpus: float = 0.0) -> None:
+        """num_gpus: of one worker; a worker's GPU hours count from its start to its latest report."""
+        self._num_gpus = num_gpus
+        self.sums: dict[str, int] = {}
+        self._workers: dict[str, dict[str, Any]] = {}
+
+    def add(self, report: dict[str, Any]) -> None:
+        """{"sums": {column: n}, "worker": a `Gauge` reading}; both may be missing."""
+        for name, value in report.get("sums", {}).items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        if worker := report.get("worker"):
+            self._workers[worker["id"]] = worker
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(w["alive_s"] for w in self._workers.values()) * self._num_gpus / 3600
+
+    def totals(self) -> dict[str, Any]:
+        """For the summary of a run; empty when nothing was metered."""
+        return ({"meters": self.sums} if self.sums else {}) | (
+            {"gpu_hours": round(self.gpu_hours, 4)} if self._num_gpus else {}
+        )
+
+    def shown(self, elapsed_s: float) -> dict[str, float]:
+        """Values for the progress line: sums per second ("completion_tokens/s"), rows in flight, GPU hours."""
+        shown: dict[str, float] = {f"{name}/s": total / max(elapsed_s, 1e-9) for name, total in self.sums.items()}
+        if self.sums and self._workers:
+            shown["in_flight"] = sum(w["rows"] for w in self._workers.values())
+        if self._num_gpus:
+            shown["gpu_hours"] = self.gpu_hours
+        return shown
