@@ -1,0 +1,189 @@
+"""The engine that is somebody else's server: any OpenAI-compatible endpoint, asked by our own async client.
+
+One thread runs an event loop with a connection pool; callers' threads hand requests to it and wait. What may pass by
+itself is tried again: after waits that grow, or as long as the server asks for. A server that cannot be reached at all
+has not seen a request, so that is no try of it: the worker waits, for max_attempts × max_wait_s at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import random
+import threading
+from collections.abc import Sequence
+
+from raysys.errors import InputError
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Completion, Failure, Reply, Request
+from raysys.llm.endpoint_http import Denied, Trouble, body_of, is_chat, path_of, read_reply
+from raysys.llm.endpoint_session import Answer, Connection, denied, endpoint_of
+from raysys.llm.rate_limit import Pace, backoff_s
+from raysys.llm.seeds import draw_seed
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_WAIT_S = 5.0
+"""The longest wait between two attempts to reach a server that is away: a refused connection costs nothing."""
+
+
+class EndpointGenerator:
+    """A model behind an OpenAI-compatible endpoint. Thread-safe: callers share connections, slots and the rate limit.
+
+    share: this worker's part of the job's `requests_per_minute`, in (0, 1]. A key that the server refuses is an
+    InputError from `generate`, then and for ever after: every other request would meet the same answer.
+    """
+
+    def __init__(self, config: LlmConfig, share: float = 1.0) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share {share} is not in (0, 1]")
+        self._config, self._endpoint = config, endpoint_of(config)
+        self._connection = Connection(self._endpoint)
+        per_minute = self._endpoint.requests_per_minute
+        self._pace = Pace(per_minute * share if per_minute else None)
+        self._slots = asyncio.Semaphore(self._endpoint.max_in_flight)
+        self._last_success = float("-inf")
+        self._away_since: float | None = None
+        self._slowed_down = False
+        self._denied: InputError | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        # A daemon, so that a program that dies without close() ends.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="raysys-endpoint", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._connection.open(), self._loop).result()
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply per request, in order. Raises InputError when the server refuses the key."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("generate() after close()")
+            future = asyncio.run_coroutine_threadsafe(self._answer_all(list(requests)), self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("closed while it was generating") from None
+        except BaseException:
+            future.cancel()  # Ctrl-C in this thread: nobody waits for the answers any more
+            raise
+
+    def close(self) -> None:
+        """Cancel what is under way, close the connections, end the thread. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connection.close()
+        await self._loop.shutdown_default_executor()
+
+    async def _answer_all(self, requests: list[Request]) -> list[Reply]:
+        tasks = [asyncio.create_task(self._answer(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # gather leaves the others running when one raises
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, request: Request) -> Reply:
+        """The request's n completions: greedy answers are all equal, and some servers give fewer than asked for."""
+        if request.image is not None and not is_chat(self._config):
+            detail = "the completion format takes no image: use prompt_format: chat"
+            return Failure("image_not_supported", detail, bad_input=True)
+        greedy = request.sampling.temperature == 0
+        wanted = 1 if greedy else request.n
+        answers: list[Completion] = []
+        async with self._slots:
+            while len(answers) < wanted:
+                seed = draw_seed(request.seed, len(answers))  # vLLM counts up too: asking again repeats no answer
+                got = await self._ask(request, wanted - len(answers), seed)
+                if isinstance(got, Failure):
+                    return got
+                answers += got
+        return answers * request.n if greedy else answers
+
+    async def _ask(self, request: Request, n: int, seed: int) -> list[Completion] | Failure:
+        """At least one completion, by as many tries as it takes and the configuration allows."""
+        clock = self._loop.time
+        n_failed = n_unreached = 0
+        last_try = clock()
+        while True:
+            await self._pace.turn()
+            if self._denied is not None:
+                raise self._denied
+            got = await self._try(request, n, seed)
+            if not isinstance(got, Trouble):
+                self._last_success = clock()
+                return got
+            if not got.retry:
+                return got.failure
+            if not got.reached:
+                n_unreached += 1
+                if clock() - self._away_since >= self._patience_s:
+                    return got.failure
+                await asyncio.sleep(backoff_s(n_unreached, min(RECONNECT_WAIT_S, self._endpoint.max_wait_s)))
+                continue
+            # "Too many requests" while others are answered: our own crowd is in the way, it is no try of this one.
+            n_failed += not (got.everyone and self._last_success >= last_try)
+            last_try = clock()
+            if n_failed >= self._endpoint.max_attempts:
+                return Failure(got.failure.reason, f"{got.failure.detail}; tried {n_failed} times")
+            await self._wait(got, n_failed)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long an unreachable server is waited for: as long as the tries of one request may take."""
+        return self._endpoint.max_attempts * self._endpoint.max_wait_s
+
+    async def _wait(self, trouble: Trouble, n_failed: int) -> None:
+        longest_s = self._endpoint.max_wait_s
+        if trouble.wait_s is None:
+            wait_s = backoff_s(max(1, n_failed), longest_s)
+        else:  # a little later than asked, and not all at once
+            wait_s = min(longest_s, trouble.wait_s * random.uniform(1.0, 1.1))
+        if trouble.everyone:
+            self._pace.pause(self._loop.time() + wait_s)
+            if not self._slowed_down:
+                self._slowed_down = True
+                message = "%s asks for fewer requests; endpoint.requests_per_minute can keep its limit"
+                logger.warning(message, self._connection.base_url)
+        await asyncio.sleep(wait_s)
+
+    async def _try(self, request: Request, n: int, seed: int) -> list[Completion] | Trouble:
+        """One HTTP request, with the books about the server kept."""
+        if request.image is None:
+            body = body_of(self._config, request, n, seed)
+        else:  # packing a picture takes milliseconds, in which the loop serves the others
+            body = await asyncio.to_thread(body_of, self._config, request, n, seed)
+        answer = await self._connection.post(path_of(self._config), body)
+        self._note_presence(answer)
+        if isinstance(answer, Trouble):
+            return answer
+        try:
+            return read_reply(answer.status, answer.headers, answer.payload, request, n, is_chat(self._config))
+        except Denied as refusal:
+            self._denied = denied(self._endpoint, refusal.status)
+            raise self._denied from None
+
+    def _note_presence(self, answer: Answer | Trouble) -> None:
+        reached = not isinstance(answer, Trouble) or answer.reached
+        if reached and self._away_since is not None:
+            away_s = self._loop.time() - self._away_since
+            logger.info("%s is back after %.0f s", self._connection.base_url, away_s)
+            self._away_since = None
+        elif not reached and self._away_since is None:
+            message = "%s: %s; waiting up to %.0f s for it"
+            logger.warning(message, self._connection.base_url, answer.failure.detail, self._patience_s)
+            self._away_since = self._loop.time()

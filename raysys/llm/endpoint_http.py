@@ -1,0 +1,241 @@
+"""What travels between us and an OpenAI-compatible server: the body of a request, and what a reply means.
+
+Nothing that is made from a reply repeats its text, except the completions themselves: servers echo prompts in messages.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
+from raysys.llm.rate_limit import retry_after_s
+
+RETRIED = frozenset({408, 409, 425, 429})
+"""Client-error codes that may pass by themselves; so may all of 500 and above."""
+
+DENIED = frozenset({401, 403})
+
+TOO_LONG = re.compile(r"context[ _](length|size|window)|exceed_context_size|maximum model length", re.I)
+"""Codes and messages of OpenAI, llama.cpp, vLLM and most others, for a prompt beyond the context."""
+
+FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai", re.I)
+
+# fmt: off
+PARAMETERS = ("model", "messages", "prompt", "image_url", "max_tokens", "temperature", "top_p", "top_k",
+              "repetition_penalty", "seed", "n", "stop")
+# fmt: on
+"""What a refusal may be about: the names in our bodies."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A try that brought no completions. wait_s: what the server asked for; None = our own back-off.
+
+    retry: another try may help. reached: the server has seen the request. everyone: the server is overloaded, the whole
+    worker has to wait, not this request only.
+    """
+
+    failure: Failure
+    retry: bool = True
+    reached: bool = True
+    wait_s: float | None = None
+    everyone: bool = False
+
+
+class Denied(Exception):
+    """The server refuses the key: 401 or 403. Holds the status code only."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def path_of(config: LlmConfig) -> str:
+    """Below base_url."""
+    return "/chat/completions" if is_chat(config) else "/completions"
+
+
+def is_chat(config: LlmConfig) -> bool:
+    """`auto` is chat: a server does not say whether its model has a template."""
+    return config.prompt_format != "completion"
+
+
+def body_of(config: LlmConfig, request: Request, n: int, seed: int) -> bytes:
+    """The JSON that asks for `n` answers. `adapter` goes out as the model's name, as vLLM names LoRA modules.
+
+    What OpenAI's interface does not know (top_k, repetition_penalty) is sent only when it is not the default of
+    `SamplingConfig`: strict servers refuse the names. temperature and top_p are always sent, because servers take other
+    defaults from the model's generation_config.json.
+    """
+    sampling = request.sampling
+    text = config.template.replace("{prompt}", request.text)
+    body: dict[str, Any] = {"model": request.adapter or config.model}
+    if is_chat(config):
+        body["messages"] = _messages(config.system, text, request.image)
+    else:
+        body["prompt"] = text
+    body |= {"max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    body["seed"] = seed
+    if n > 1:
+        body["n"] = n
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    for name in ("top_k", "repetition_penalty"):
+        if (value := getattr(sampling, name)) != SamplingConfig.model_fields[name].default:
+            body[name] = value
+    return json.dumps(body).encode("ascii")
+
+
+def _messages(system: str | None, text: str, image: np.ndarray | None) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    content: str | list[dict[str, Any]] = text
+    if image is not None:
+        picture = {"type": "image_url", "image_url": {"url": data_url(image)}}
+        content = [picture, {"type": "text", "text": text}]
+    return [*messages, {"role": "user", "content": content}]
+
+
+def data_url(image: np.ndarray) -> str:
+    """uint8 [H, W, 3] as a PNG in a data URL: lossless, so the server sees the pixels that other engines see."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)  # 6 takes 3 times as long for a few percent
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def read_reply(
+    status: int, headers: Mapping[str, str], payload: bytes, request: Request, n: int, chat: bool
+) -> list[Completion] | Trouble:
+    """The completions in the reply to `request`, at least one, at most the `n` asked for; or why there are none.
+
+    Raises Denied on 401 and 403.
+    """
+    if status in DENIED:
+        raise Denied(status)
+    if 200 <= status < 300:
+        return _completions(payload, n, chat)
+    if (known := _known_refusal(status, payload)) is not None:
+        return Trouble(known, retry=False)
+    if status in RETRIED or status >= 500:
+        wait_s = retry_after_s(headers.get("Retry-After"))
+        everyone = status == 429 or (status == 503 and wait_s is not None)
+        failure = Failure(f"http_{status}", f"the server answered {status}")
+        return Trouble(failure, wait_s=wait_s, everyone=everyone)
+    if 300 <= status < 400:
+        detail = f"the server answered {status}: it redirects; base_url has to be the final address"
+        return Trouble(Failure(f"http_{status}", detail), retry=False)
+    if status == 404 and request.adapter is not None:
+        return Trouble(
+            Failure("unknown_adapter", f"the server has no {request.adapter!r}", bad_input=True), retry=False
+        )
+    # An error and not the row's fault as far as we can tell: a parameter that the server refuses has to stop the job.
+    return Trouble(Failure("bad_request", f"the server answered {status}{_named(payload)}"), retry=False)
+
+
+def _known_refusal(status: int, payload: bytes) -> Failure | None:
+    """Refusals of the prompt itself, which no other try would change."""
+    if status == 413:
+        return Failure("prompt_too_large", "the server answered 413: the request has too many bytes", bad_input=True)
+    words = " ".join(str(value) for value in _error_of(payload).values())
+    if TOO_LONG.search(words):
+        detail = f"the server answered {status}: prompt and answer are longer than its context"
+        return Failure("prompt_too_long", detail, bad_input=True)
+    if status < 500 and FILTERED.search(words):
+        return Failure("content_filter", f"the server answered {status}: its filter refuses the prompt", bad_input=True)
+    return None
+
+
+def _error_of(payload: bytes) -> dict[str, Any]:
+    """The error object of a reply: under `error`, or the reply itself; {} when it has none."""
+    data = parse_json(payload)
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        data = data["error"]
+    elif isinstance(data, dict) and isinstance(data.get("error"), str):
+        data = {"message": data["error"]}
+    if not isinstance(data, dict):
+        return {}
+    return {key: data[key] for key in ("message", "type", "code") if isinstance(data.get(key), str)}
+
+
+def _named(payload: bytes) -> str:
+    """Which of our parameters a refusal is about. Their names, known beforehand, are all that leaves the reply."""
+    text = payload.decode("utf-8", "replace")
+    named = [name for name in PARAMETERS if re.search(rf"[`'\"\[.]{name}[`'\"\].]", text)]
+    return f"; its message names {', '.join(named)}" if named else ""
+
+
+def _completions(payload: bytes, n: int, chat: bool) -> list[Completion] | Trouble:
+    data = parse_json(payload)
+    if data is None:
+        return _bad_reply("the reply is not JSON")
+    choices = data.get("choices") if isinstance(data, dict) else None
+    if not isinstance(choices, list) or not choices:
+        return _bad_reply("the reply has no choices")
+    if not all(isinstance(choice, dict) for choice in choices):
+        return _bad_reply("a choice of the reply is no object")
+    if all(isinstance(choice.get("index"), int) for choice in choices):
+        choices = sorted(choices, key=lambda choice: choice["index"])
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    alone = len(choices) == 1  # servers count the answers of one request together
+    counts = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens") if alone else None)
+    answers = []
+    for choice in choices[:n]:
+        answer = _completion(choice, counts, chat)
+        if isinstance(answer, Trouble):
+            return answer
+        answers.append(answer)
+    return answers
+
+
+def _completion(choice: dict[str, Any], counts: tuple[int | None, int | None], chat: bool) -> Completion | Trouble:
+    holder = choice.get("message") if chat else choice
+    text = holder.get("content" if chat else "text") if isinstance(holder, dict) else None
+    reason = choice.get("finish_reason")
+    if reason in ("abort", "error"):
+        # vLLM's words for answers that it cut off, for example because it is shutting down.
+        return Trouble(Failure("aborted", "the server broke the answer off"))
+    if reason == "content_filter":
+        return Trouble(Failure("content_filter", "the server's filter holds the answer back", True), retry=False)
+    if text is None and reason == "length":
+        text = ""  # a model that thinks aloud used all its tokens before it came to the answer
+    if not isinstance(text, str):
+        return _bad_reply("a choice of the reply has no text")
+    if not _is_unicode(text):
+        return _bad_reply("the text of a choice is not valid Unicode")
+    return Completion(text.strip(), reason if isinstance(reason, str) else "unknown", *counts)
+
+
+def _bad_reply(detail: str) -> Trouble:
+    return Trouble(Failure("bad_reply", detail))
+
+
+def _count(usage: dict[str, Any], name: str) -> int | None:
+    value = usage.get(name)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _is_unicode(text: str) -> bool:
+    """False for lone surrogates, which JSON can hold and no table can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_json(payload: bytes) -> Any:
+    """None when it is not JSON. The error is dropped on purpose: it holds the text of the reply."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,218 @@
+"""The way to an OpenAI-compatible server: its address, the key, connections, and whether it is there before a run."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from raysys.errors import InputError
+from raysys.llm.config import EndpointConfig, LlmConfig
+from raysys.llm.contract import Failure
+from raysys.llm.endpoint_http import DENIED, Trouble, parse_json
+
+CONNECT_TIMEOUT_S = 10.0
+"""A host that is there accepts a connection within this time, even when it is busy."""
+
+CHECK_TIMEOUT_S = 20.0
+
+MAX_LISTED = 10
+"""Models that a message names."""
+
+MAX_REPLY_BYTES = 32 * 2**20
+"""Longer replies are no answers of a language model."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole HTTP reply."""
+
+    status: int
+    headers: Mapping[str, str]
+    payload: bytes
+
+
+def endpoint_of(config: LlmConfig) -> EndpointConfig:
+    if config.endpoint is None:
+        raise InputError("endpoint is not set", "give endpoint.base_url, for example http://127.0.0.1:8000/v1")
+    return config.endpoint
+
+
+def base_url_of(endpoint: EndpointConfig) -> str:
+    """base_url without a slash at its end. InputError when it is not one; keys and passwords in it are not repeated."""
+    example = "give for example http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(endpoint.base_url)
+        host, _ = parts.hostname, parts.port  # a bad port raises here only
+    except ValueError:
+        raise InputError("endpoint.base_url is no valid address", example) from None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise InputError(
+            "endpoint.base_url holds more than scheme, host and path",
+            "put the key into an environment variable and its name into endpoint.api_key_env",
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"endpoint.base_url = {endpoint.base_url!r} is no http(s) address", example)
+    for path in ("/chat/completions", "/completions", "/models"):
+        if parts.path.rstrip("/").endswith(path):
+            raise InputError(f"endpoint.base_url = {endpoint.base_url!r} ends with {path}", f"take {path} away")
+    return endpoint.base_url.rstrip("/")
+
+
+def key_of(endpoint: EndpointConfig) -> str | None:
+    """The key from the environment; None when the configuration names no variable."""
+    if (name := endpoint.api_key_env) is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise InputError(f"the environment variable {name} (endpoint.api_key_env) is not set", f"export {name}=…")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the environment variable {name} holds characters that no key has", f"set {name} again")
+    return key
+
+
+def denied(endpoint: EndpointConfig, status: int) -> InputError:
+    """What a 401 or 403 means for the command."""
+    what = f"{endpoint.base_url} refuses us with {status}"
+    if endpoint.api_key_env is None:
+        return InputError(what, "name the environment variable that holds the key in endpoint.api_key_env")
+    return InputError(what, f"check the key in the environment variable {endpoint.api_key_env}")
+
+
+class Connection:
+    """A pool of connections to one server; to be made, used and closed in one event loop.
+
+    Any number of connections: whoever asks limits them. Redirects are not followed, they would carry the key elsewhere.
+    """
+
+    def __init__(self, endpoint: EndpointConfig, timeout_s: float | None = None) -> None:
+        """InputError for a bad address or a missing key. timeout_s: another one than the configuration's."""
+        self.base_url = base_url_of(endpoint)
+        self._proxy = _proxy_of(self.base_url)
+        key = key_of(endpoint)
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s or endpoint.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=self._timeout,
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def get(self, path: str) -> Answer | Trouble:
+        return await self._exchange("GET", path, None)
+
+    async def post(self, path: str, data: bytes) -> Answer | Trouble:
+        # A file object: aiohttp gives the loop free between its chunks.
+        return await self._exchange("POST", path, io.BytesIO(data))
+
+    async def _exchange(self, method: str, path: str, data: io.BytesIO | None) -> Answer | Trouble:
+        """One HTTP request. Errors are told by their kind only: their texts and arguments may hold what was sent."""
+        try:
+            async with self._session.request(
+                method, self.base_url + path, data=data, proxy=self._proxy, allow_redirects=False
+            ) as response:
+                payload = await _read(response)
+                if payload is None:
+                    return Trouble(Failure("bad_reply", f"the reply is longer than {MAX_REPLY_BYTES} bytes"))
+                return Answer(response.status, response.headers, payload)
+        except aiohttp.ClientConnectorCertificateError:
+            return Trouble(Failure("certificate", "the server's certificate is not trusted"), retry=False)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return Trouble(Failure("connection", f"the server cannot be reached ({_kind(error)})"), reached=False)
+        except TimeoutError:
+            return Trouble(Failure("timeout", f"no reply within {self._timeout.total:g} s"))
+        except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
+            return Trouble(Failure("bad_reply", f"the reply is cut off or no HTTP ({_kind(error)})"))
+        except (aiohttp.ClientError, OSError) as error:
+            return Trouble(Failure("connection", f"the connection broke ({_kind(error)})"))
+
+
+def _kind(error: BaseException) -> str:
+    """The exception's class and, where the system gave one, its error name: never its text."""
+    number = getattr(error, "errno", None)
+    name = errno.errorcode.get(number) if isinstance(number, int) else None
+    return f"{type(error).__name__}, {name}" if name else type(error).__name__
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body; None when it is longer than MAX_REPLY_BYTES."""
+    payload = bytearray()
+    async for part in response.content.iter_any():
+        payload += part
+        if len(payload) > MAX_REPLY_BYTES:
+            return None
+    return bytes(payload)
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) names for this address.
+
+    aiohttp's own trust_env would read ~/.netrc too and refuse our key beside an entry of it.
+    """
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def check_endpoint(config: LlmConfig) -> str | None:
+    """Before a run: address, key and model. Returns a note for the user where the server could not tell, else None.
+
+    InputError when the address is malformed, the key missing or refused, or the model not among the server's.
+    """
+    endpoint = endpoint_of(config)
+    got, below_v1 = asyncio.run(_get_models(endpoint))
+    url = base_url_of(endpoint)
+    if isinstance(got, Trouble):
+        if got.failure.reason == "certificate":
+            raise InputError(f"{url}: {got.failure.detail}", "SSL_CERT_FILE names a file of trusted certificates")
+        return f"{url} gave no list of models: {got.failure.detail}; the run waits for a server that is away"
+    if got.status in DENIED:
+        raise denied(endpoint, got.status)
+    if 300 <= got.status < 400:
+        raise InputError(f"{url} redirects ({got.status})", "give the final address as endpoint.base_url")
+    names = _model_names(got)
+    if names is None and below_v1 is not None and _model_names(below_v1) is not None:
+        raise InputError(f"endpoint.base_url = {url} is no API, {url}/v1 is", f"endpoint.base_url={url}/v1")
+    if names is None:
+        return f"{url} gave no list of models (it answered {got.status}): the model's name is not checked"
+    if config.model not in names:
+        raise InputError(f"{url} has no model {config.model!r}", f"it has: {', '.join(sorted(names)[:MAX_LISTED])}")
+    return None
+
+
+async def _get_models(endpoint: EndpointConfig) -> tuple[Answer | Trouble, Answer | None]:
+    """The reply to GET /models and, where that is 404, to GET /v1/models: a forgotten /v1 is a common mistake."""
+    connection = Connection(endpoint, min(endpoint.timeout_s, CHECK_TIMEOUT_S))
+    await connection.open()
+    try:
+        got = await connection.get("/models")
+        if isinstance(got, Answer) and got.status == 404:
+            below_v1 = await connection.get("/v1/models")
+            return got, below_v1 if isinstance(below_v1, Answer) else None
+        return got, None
+    finally:
+        await connection.close()
+
+
+def _model_names(answer: Answer) -> set[str] | None:
+    """The ids in a list of models; None when the reply is none."""
+    data = parse_json(answer.payload) if answer.status == 200 else None
+    cards = data.get("data") if isinstance(data, dict) else None
+    if not isinstance(cards, list):
+        return None
+    return {card["id"] for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)}

@@ -1,0 +1,172 @@
+"""Requests → prompt strings and token ids, the same for every local engine.
+
+Chat: the model's own template, with an image part where the model has eyes. Completion: `template` around the prompt.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raysys.errors import InputError
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Failure, Request
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
+"""Files that hold a vocabulary; a tokenizer has at least one of them."""
+
+_PROBE = "probe7"
+"""A word that no template contains."""
+
+
+class Renderer:
+    """Tokenizer and, for models with eyes, processor of one model folder. Thread-safe."""
+
+    def __init__(self, config: LlmConfig, folder: Path, trust_remote_code: bool = False) -> None:
+        """Read tokenizer and processor; InputError when they are missing or the format does not fit the model."""
+        self.config = config
+        loaded = _load_processor(folder, trust_remote_code)
+        self.processor = loaded if hasattr(loaded, "image_processor") else None
+        self.tokenizer = loaded.tokenizer if self.processor is not None else loaded
+        self._lock = threading.Lock()  # fast tokenizers do not like to be shared between threads
+        self._chat_template = _chat_template(self.processor, self.tokenizer)
+        if config.prompt_format == "chat" and self._chat_template is None:
+            raise InputError(
+                f"model {folder} has no chat template", "set prompt_format: completion, or use a chat model"
+            )
+        self.chat = self._chat_template is not None and config.prompt_format != "completion"
+        self._takes_parts = self.chat and self._renders_parts()
+
+    def prompt(self, request: Request) -> str:
+        """The string that the model continues; an image is one placeholder in it, if the model's format has one.
+
+        ValueError on an image that is none, or that the model cannot take; whatever the chat template raises.
+        """
+        if request.image is not None:
+            self._check_image(request.image)
+        text = self.config.template.replace("{prompt}", request.text)
+        if not self.chat:
+            return text
+        content: Any = text
+        if self._takes_parts:
+            content = [{"type": "text", "text": text}]
+            if request.image is not None:
+                content.insert(0, {"type": "image"})
+        elif request.image is not None and (mark := getattr(self.processor, "image_token", None)):
+            content = text if str(mark) in text else f"{mark}\n{text}"
+        return self._apply([*self._system(), {"role": "user", "content": content}])
+
+    def adds_special_tokens(self, prompt: str) -> bool:
+        """Whether the tokenizer has to put its start token before `prompt`: a chat template may have done it.
+
+        As transformers does it: templates of plain tokenizers are always complete, those of processors are where they
+        begin with the start token.
+        """
+        if not self.chat:
+            return True
+        start = self.tokenizer.bos_token
+        return self.processor is not None and not (start and prompt.startswith(start))
+
+    def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, image placeholders not yet widened to the image's tokens."""
+        with self._lock:
+            return [
+                self.tokenizer(prompt, add_special_tokens=self.adds_special_tokens(prompt), verbose=False)["input_ids"]
+                for prompt in prompts
+            ]
+
+    def inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray | None]) -> Any:
+        """The padded tensors that a transformers model takes; all of `images` are pictures, or none is."""
+        common = {"padding": True, "return_tensors": "pt"}
+        if not all(self.adds_special_tokens(prompt) for prompt in prompts):
+            common["add_special_tokens"] = False
+        with self._lock:
+            if images[0] is None:
+                return self.tokenizer(list(prompts), verbose=False, **common)
+            return self.processor(images=[Image.fromarray(image) for image in images], text=list(prompts), **common)
+
+    def count(self, request: Request) -> int:
+        """Tokens of the prompt, the image's included."""
+        prompt = self.prompt(request)
+        if request.image is None:
+            return len(self.token_ids([prompt])[0])
+        return int(self.inputs([prompt], [request.image])["attention_mask"].sum())
+
+    def _check_image(self, image: np.ndarray) -> None:
+        if self.processor is None:
+            raise ValueError("the model takes no images")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"the image is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]")
+
+    def _system(self) -> list[dict[str, Any]]:
+        if self.config.system is None:
+            return []
+        text: Any = self.config.system
+        return [{"role": "system", "content": [{"type": "text", "text": text}] if self._takes_parts else text}]
+
+    def _apply(self, messages: list[dict[str, Any]]) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self._chat_template, tokenize=False, add_generation_prompt=True
+        )
+
+    def _renders_parts(self) -> bool:
+        """Whether the template takes a list of parts as content; some print the list, some raise, some take no text."""
+        from jinja2 import TemplateError
+
+        try:
+            rendered = self._apply([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+        except (TemplateError, TypeError, ValueError):
+            return False
+        return _PROBE in rendered and "'type'" not in rendered and '"type"' not in rendered
+
+
+def redacted(exc: BaseException, request: Request) -> str:
+    """What an exception says, unless it quotes the prompt: type and first line, or the type alone."""
+    message = str(exc)
+    quotes = request.text and any(form in message for form in (request.text, repr(request.text)[1:-1]))
+    first_line = message.strip().splitlines()[0] if message.strip() and not quotes else ""
+    return f"{type(exc).__name__}: {first_line}" if first_line else type(exc).__name__
+
+
+def _load_processor(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoProcessor
+
+    fix = "copy tokenizer.json, tokenizer_config.json and processor_config.json beside the weights"
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        # Without this transformers may make an empty tokenizer of the model's type.
+        raise InputError(f"model folder {folder} has no tokenizer", fix)
+    try:
+        loaded = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as exc:
+        reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+        raise InputError(f"tokenizer or processor of model folder {folder} cannot be loaded: {reason}", fix) from exc
+    tokenizer = getattr(loaded, "tokenizer", loaded)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded
+
+
+def _chat_template(processor: Any, tokenizer: Any) -> str | None:
+    for owner in (processor, tokenizer):
+        template = getattr(owner, "chat_template", None)
+        if isinstance(template, dict):
+            template = template.get("default")
+        if template:
+            return template
+    return None
+
+
+def too_long(n_tokens: int, context: int) -> Failure:
+    """A prompt that leaves no room for an answer."""
+    return Failure("prompt_too_long", f"{n_tokens} tokens, the context holds {context}", bad_input=True)
+
+
+def unknown_adapter(request: Request, known: Iterable[str]) -> Failure:
+    """A request for a LoRA adapter that the configuration does not name."""
+    names = ", ".join(sorted(known)) or "none"
+    return Failure("unknown_adapter", f"{request.adapter!r} is not configured; known: {names}", bad_input=True)

@@ -1,0 +1,278 @@
+"""What is found wrong with a language model before it is loaded, and what of its configuration is its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_llm
+
+from raysys.config import validate
+from raysys.errors import InputError, MissingExtra
+from raysys.llm.build import build_generator, identity, resolve_engine, revision
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Request, SamplingConfig
+from raysys.llm.folder import may_run_code
+from raysys.llm.preflight import preflight
+from raysys.llm.render import Renderer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CODE = "class Model: pass\n"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_llm.write_llama(folder / "chat")
+    tiny_llm.write_llama(folder / "base", chat=False)
+    tiny_llm.write_lora(folder / "adapter", folder / "base", seed=1)
+    tiny_llm.write_blip2(folder / "blip2")
+    tiny_llm.write_florence2(folder / "florence2")
+    return folder
+
+
+def llm(folder: Path | str, engine: str = "transformers", **more) -> LlmConfig:
+    return LlmConfig(model=str(folder), engine=engine, **more)
+
+
+def copied(folder: Path, to: Path, *, without: str = "") -> Path:
+    return Path(shutil.copytree(folder, to, ignore=shutil.ignore_patterns(without)))
+
+
+def count(text: str, start: str = tiny_llm.START) -> int:
+    return len(tiny_llm.tokenizer(start)(text)["input_ids"])
+
+
+def test_prompts_are_measured_as_the_model_sees_them(models):
+    facts = preflight(llm(models / "chat"), ["a red circle", "two yellow stars and a blue square"], max_tokens=100)
+    n = count("[user] two yellow stars and a blue square\n[assistant]")
+    assert facts == {"engine": "transformers", "format": "chat", "prompt_tokens": n, "context": 256}
+    facts = preflight(llm(models / "base", template="Q: {prompt} A:"), ["a circle"], max_tokens=9)
+    assert (facts["format"], facts["prompt_tokens"]) == ("completion", count("Q: a circle A:"))
+    facts = preflight(llm(models / "blip2"), ["a photo of"], max_tokens=20, image_size=(640, 480))
+    assert facts["prompt_tokens"] == tiny_llm.N_QUERIES + count("a photo of", tiny_llm.END)
+    assert preflight(llm(models / "florence2"), ["<CAPTION>"], 60, (32, 32))["context"] == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "missing", "said"),
+    [
+        ("chat", "config.json", "config.json is missing"),
+        ("chat", "*.safetensors", "holds no .safetensors"),
+        ("chat", "tokenizer*", "has no tokenizer"),
+        ("blip2", "tokenizer*", "has no tokenizer"),
+        ("florence2", "processor_config.json", "tokenizer or processor of .* cannot be loaded"),
+    ],
+)
+def test_an_incomplete_folder_is_named(models, tmp_path, model, missing, said):
+    folder = copied(models / model, tmp_path / "model", without=missing)
+    with pytest.raises(InputError, match=said) as error:
+        preflight(llm(folder), ["x"], max_tokens=8)
+    assert str(folder) in str(error.value)
+
+
+def test_wrong_uses_of_a_model_are_refused(models, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        preflight(llm(tmp_path / "none"), ["x"], 8)
+    with pytest.raises(InputError, match="not in the zoo"):
+        preflight(llm("zoo:none"), ["x"], 8)
+    with pytest.raises(InputError, match=r"no chat template\n.*prompt_format: completion"):
+        preflight(llm(models / "base", prompt_format="chat"), ["x"], 8)
+    with pytest.raises(InputError, match="takes no images"):
+        preflight(llm(models / "chat"), ["x"], 8, image_size=(64, 64))
+    with pytest.raises(InputError, match="max_model_len = 300 is beyond the model's 256 positions"):
+        preflight(llm(models / "chat", max_model_len=300), ["x"], 8)
+    with pytest.raises(InputError, match=r"vLLM does not serve Florence2.*\n.*engine: transformers"):
+        preflight(llm(models / "florence2", engine="vllm"), ["<CAPTION>"], 8, (32, 32))
+    with pytest.raises(InputError, match="refuses the prompt"):
+        preflight(llm(models / "florence2"), ["<CAPTION> of a dog"], 8, (32, 32))
+    with pytest.raises(InputError, match=r"adapter style: .* has no adapter_config\.json"):
+        preflight(llm(models / "base", transformers={"adapters": {"style": str(models / "chat")}}), ["x"], 8)
+    preflight(llm(models / "base", transformers={"adapters": {"style": str(models / "adapter")}}), ["x"], 8)
+
+
+def test_prompt_image_and_answer_must_fit_into_the_context(models):
+    n = count("[user] a red circle\n[assistant]")
+    preflight(llm(models / "chat"), ["a red circle"], max_tokens=256 - n)
+    with pytest.raises(InputError, match=f"prompt of {n} tokens and .* {257 - n} do not fit into the context of 256"):
+        preflight(llm(models / "chat"), ["a red circle"], max_tokens=257 - n)
+    with pytest.raises(InputError, match="context of 64"):
+        preflight(llm(models / "chat", max_model_len=64), ["a red circle"], max_tokens=60)
+    seen = tiny_llm.N_QUERIES + count("a photo of", tiny_llm.END)
+    preflight(llm(models / "blip2"), ["a photo of"], 128 - seen, image_size=(9, 9))
+    with pytest.raises(InputError, match=f"{seen} tokens .image included."):
+        preflight(llm(models / "blip2"), ["a photo of"], 129 - seen, image_size=(9, 9))
+
+
+def test_settings_that_are_ours_are_not_passed_through():
+    with pytest.raises(InputError, match="trust_remote_code is set by"):
+        validate(LlmConfig, {"model": "m", "vllm": {"engine_kwargs": {"trust_remote_code": True}}}, "test")
+    with pytest.raises(InputError, match="temperature is set by the sampling"):
+        validate(LlmConfig, {"model": "m", "transformers": {"generate_kwargs": {"temperature": 2}}}, "test")
+    with pytest.raises(InputError, match="template"):
+        validate(LlmConfig, {"model": "m", "template": "no place for a prompt"}, "test")
+
+
+# --- prompts ---
+
+PARTS = (
+    "{% for m in messages %}<{{ m['role'] }}>{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}[picture]{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}<assistant>"
+)
+STRINGS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "seen"),
+    [(PARTS, "[picture]what is it?"), (STRINGS, f"{tiny_llm.IMAGE}\nwhat is it?")],
+)
+def test_chat_templates_with_parts_and_with_strings(models, tmp_path, template, seen):
+    folder = copied(models / "blip2", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    renderer = Renderer(llm(folder, system="Be brief."), folder)
+    image = np.zeros((8, 8, 3), np.uint8)
+    asked = Request("r", "what is it?", SamplingConfig(), image=image)
+    assert renderer.prompt(asked) == f"<system>Be brief.<user>{seen}<assistant>"
+    assert renderer.prompt(Request("r", "why?", SamplingConfig())) == "<system>Be brief.<user>why?<assistant>"
+    placed = Renderer(llm(folder, template=f"{tiny_llm.IMAGE} {{prompt}}", prompt_format="completion"), folder)
+    assert placed.prompt(asked) == f"{tiny_llm.IMAGE} what is it?"
+
+
+def test_a_start_token_is_there_once(models):
+    renderer = Renderer(llm(models / "chat"), models / "chat")
+    ids = renderer.token_ids([renderer.prompt(Request("r", "x", SamplingConfig()))])[0]
+    start = renderer.tokenizer.bos_token_id
+    assert (ids[0], ids.count(start)) == (start, 1)
+    plain = Renderer(llm(models / "base"), models / "base")
+    assert plain.token_ids(["x"])[0].count(start) == 1
+
+
+# --- which engine, and which model ---
+
+
+def test_auto_is_vllm_where_it_is_installed_and_serves_the_model(models, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "vllm" else found(name))
+    assert resolve_engine(llm(models / "chat", "auto")) == "vllm"
+    assert resolve_engine(llm(models / "florence2", "auto")) == "transformers"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else found(name))
+    assert resolve_engine(llm(models / "chat", "auto")) == "transformers"
+    with pytest.raises(MissingExtra):
+        preflight(llm(models / "chat", "vllm"), ["x"], 8)
+    with pytest.raises(MissingExtra):
+        build_generator(llm(models / "chat", "vllm"))
+
+
+def test_identity_is_what_changes_answers(models, tmp_path):
+    base = identity(llm(models / "chat"))
+    assert base["revision"] == revision(llm(models / "chat"))
+    copy = copied(models / "chat", tmp_path / "elsewhere")
+    same = llm(copy, transformers={"batch_size": 3, "device": "cuda:1"})
+    assert identity(same) == base
+    (copy / "README.md").write_text("a model")
+    assert identity(same) == base
+    changed = {
+        "system": llm(models / "chat", system="Be brief."),
+        "template": llm(models / "chat", template="{prompt}!"),
+        "dtype": llm(models / "chat", dtype="bfloat16"),
+        "max_model_len": llm(models / "chat", max_model_len=64),
+        "kwargs": llm(models / "chat", transformers={"generate_kwargs": {"num_beams": 2}}),
+        "adapters": llm(models / "chat", transformers={"adapters": {"style": str(models / "adapter")}}),
+        "engine": llm(models / "chat", "vllm"),
+        "revision": llm(models / "base", prompt_format="auto"),
+    }
+    for key, config in changed.items():
+        assert {k for k, v in identity(config).items() if base[k] != v} == {key}
+    (copy / "chat_template.jinja").write_text(STRINGS)
+    assert identity(same)["revision"] != base["revision"]
+    json.dumps(identity(changed["adapters"]))
+
+
+def test_engine_kwargs_count_when_they_change_answers(models):
+    def kwargs(**engine_kwargs) -> dict:
+        return identity(llm(models / "chat", "vllm", vllm={"engine_kwargs": engine_kwargs}))["kwargs"]
+
+    assert kwargs(gpu_memory_utilization=0.5, tensor_parallel_size=2, enable_prefix_caching=False) == {}
+    assert kwargs(quantization="fp8", mm_processor_kwargs={"max_pixels": 9}, enforce_eager=True) == {
+        "quantization": "fp8",
+        "mm_processor_kwargs": {"max_pixels": 9},
+    }
+
+
+def test_an_endpoint_is_known_by_its_model_name():
+    endpoint = {"base_url": "http://127.0.0.1:1/v1"}
+    config = llm("some-model", "openai", endpoint=endpoint)
+    assert identity(config)["model"] == revision(config) == "some-model"
+    assert revision(config.model_copy(update={"revision": "2026-05"})) == "2026-05"
+    assert preflight(config, ["x"], 8)["engine"] == "openai"
+    moved = llm("some-model", "openai", endpoint={"base_url": "http://10.0.0.1/v1", "timeout_s": 9})
+    assert identity(moved) == identity(config)
+
+
+# --- code of the model's own ---
+
+
+def with_code(folder: Path, commit: str | None) -> Path:
+    """A model folder with a Python file, as `hf download --local-dir` leaves it (commit None: as a copy leaves it)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "modeling.Own"}}))
+    (folder / "modeling.py").write_text(CODE)
+    if commit:
+        blob = hashlib.sha1(f"blob {len(CODE)}\0{CODE}".encode()).hexdigest()
+        record = folder / ".cache/huggingface/download/modeling.py.metadata"
+        record.parent.mkdir(parents=True)
+        record.write_text(f"{commit}\n{blob}\n1700000000.0\n")
+    return folder
+
+
+def test_code_runs_with_its_pinned_commit_only(models, tmp_path):
+    folder = with_code(tmp_path / "downloaded", COMMIT)
+    assert may_run_code(llm(folder), folder) is False
+    assert may_run_code(llm(folder, remote_code_commit=COMMIT), folder) is True
+    with pytest.raises(InputError, match=f"is of commit {COMMIT}") as error:
+        may_run_code(llm(folder, remote_code_commit="f" * 40), folder)
+    assert "hf download" in error.value.fix
+    (folder / "modeling.py").write_text(CODE + "import os\n")
+    with pytest.raises(InputError, match="was changed after it was downloaded"):
+        may_run_code(llm(folder, remote_code_commit=COMMIT), folder)
+    copy = with_code(tmp_path / "copied", None)
+    with pytest.raises(InputError, match="does not say of which commit"):
+        may_run_code(llm(copy, remote_code_commit=COMMIT), copy)
+    assert may_run_code(llm(models / "chat", remote_code_commit=COMMIT), models / "chat") is False, "there is no code"
+
+
+def test_code_in_a_snapshot_of_the_hubs_cache(tmp_path):
+    snapshot = tmp_path / "models--o--m/snapshots" / COMMIT
+    with_code(snapshot, None)
+    blob = tmp_path / "models--o--m/blobs" / hashlib.sha1(f"blob {len(CODE)}\0{CODE}".encode()).hexdigest()
+    blob.parent.mkdir()
+    (snapshot / "modeling.py").rename(blob)
+    (snapshot / "modeling.py").symlink_to(blob)
+    assert may_run_code(llm(snapshot, remote_code_commit=COMMIT), snapshot) is True
+    link = tmp_path / "model"
+    link.symlink_to(snapshot)
+    assert may_run_code(llm(link, remote_code_commit=COMMIT), link) is True
+    with pytest.raises(InputError, match="is of commit"):
+        may_run_code(llm(snapshot, remote_code_commit="f" * 40), snapshot)
+    blob.write_text("import os\n")
+    with pytest.raises(InputError, match="was changed"):
+        may_run_code(llm(snapshot, remote_code_commit=COMMIT), snapshot)
+
+
+def test_code_of_another_repository_never_runs(tmp_path):
+    folder = with_code(tmp_path / "model", COMMIT)
+    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "other/repo--modeling.Own"}}))
+    with pytest.raises(InputError, match="another repository"):
+        may_run_code(llm(folder, remote_code_commit=COMMIT), folder)
+
+
+def test_a_model_with_code_of_its_own_says_what_to_do(tmp_path):
+    folder = with_code(tmp_path / "model", COMMIT)
+    with pytest.raises(InputError, match=r"Python code from its own folder\n.*remote_code_commit"):
+        preflight(llm(folder), ["x"], 8)
