@@ -1,0 +1,171 @@
+"""Is this a usable caption? Each check answers with a reason, and every threshold is configuration."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from raysys.config import Config
+
+REFUSALS = (
+    r"^(i('|’)?m|i am) (sorry|unable|not able)\b",
+    r"^(sorry|unfortunately)\b",
+    r"^i (cannot|can('|’)?t|could not|couldn('|’)t|won('|’)t)\b",
+    r"\bas an? (ai|artificial intelligence|language model)\b",
+    r"^(申し訳|すみません|ごめんなさい)",
+    r"(お手伝い|お答え|説明|生成|翻訳)(する)?ことは?でき(ません|かねます)",
+)
+"""How models decline, as regular expressions over the whole text, upper and lower case alike."""
+
+
+class ChecksConfig(Config):
+    """What a caption must be. One that is not is asked for again, then rejected with the reason."""
+
+    max_resamples: int = Field(3, ge=0, description="times a caption that fails is asked for again")
+    resample_temperature: float = Field(
+        0.7, ge=0, description="temperature of those tries, when the first one was colder: greedy would repeat itself"
+    )
+    min_chars: int = Field(2, ge=1, description="shorter texts are `empty`")
+    max_repeats: int = Field(4, ge=2, description="a phrase this many times in a row is a `repetition`")
+    min_script_share: float = Field(
+        0.6, ge=0, le=1, description="share of letters in the language's script; below = `wrong_language`"
+    )
+    refusals: tuple[str, ...] = Field(REFUSALS, description="regular expressions of a `refusal`")
+    allow_truncated: bool = Field(False, description="keep answers that max_tokens cut off")
+
+    @property
+    def refusal(self) -> re.Pattern[str]:
+        return re.compile("|".join(f"(?:{r})" for r in self.refusals) or r"(?!)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a text is not usable. `detail` never holds more of it than a few words."""
+
+    reason: str
+    detail: str | None = None
+
+
+def clean(text: str) -> str:
+    """NFKC, outer blanks off, inner blanks and line breaks to single spaces, one pair of surrounding quotes off."""
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    for left, right in (('"', '"'), ("'", "'"), ("「", "」"), ("“", "”")):
+        inner = text[1:-1]
+        if text.startswith(left) and text.endswith(right) and len(text) > 1 and left not in inner:
+            text = inner.strip()
+    return text
+
+
+def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) -> Problem | None:
+    """The first check that `text` (already `clean`) fails, None when it is usable.
+
+    Reasons: control_characters, empty, truncated, refusal, repetition, wrong_language.
+    """
+    if (bad := _control_character(text)) is not None:
+        return Problem("control_characters", f"U+{ord(bad):04X}")
+    if len(text) < config.min_chars or not any(c.isalnum() for c in text):
+        return Problem("empty", f"{len(text)} characters")
+    if finish_reason == "length" and not config.allow_truncated:
+        return Problem("truncated", "max_tokens reached")
+    if config.refusal.search(text):
+        return Problem("refusal")
+    if repeats := repeated_phrase(_units(text), config.max_repeats):
+        return Problem("repetition", f"a phrase of {repeats[0]} units {repeats[1]} times in a row")
+    if (share := script_share(text, language)) < config.min_script_share:
+        return Problem("wrong_language", f"{share:.0%} of the letters fit {language}")
+    return None
+
+
+def _control_character(text: str) -> str | None:
+    """The first control, surrogate, private or unassigned character, or U+FFFD (a broken decoding)."""
+    for character in text:
+        if character == "�" or unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn"):
+            return character
+    return None
+
+
+MAX_PHRASE = 24
+"""Longest phrase, in words or characters, that is looked for in a row."""
+MIN_SPAN = 8
+"""A loop of single letters or short words ("ha ha ha ha", "!!!!") must be this long in all to count."""
+
+
+def repeated_phrase(units: Sequence[str], max_repeats: int) -> tuple[int, int] | None:
+    """(length, times) of the shortest phrase that stands `max_repeats` times or more in a row; None without one.
+
+    A phrase of L units k times in a row is a run of (k − 1)·L positions where units[i] == units[i + L].
+    """
+    for length in range(1, min(MAX_PHRASE, len(units) // max_repeats) + 1):
+        needed = max((max_repeats - 1) * length, MIN_SPAN - length)
+        run = longest = 0
+        for left, right in zip(units, units[length:], strict=False):
+            run = run + 1 if left == right else 0
+            longest = max(longest, run)
+        if longest >= needed:
+            return length, longest // length + 1
+    return None
+
+
+def _units(text: str) -> list[str]:
+    """Words; characters where words are not separated (Japanese, Chinese)."""
+    letters = [c for c in text if c.isalpha()]
+    cjk = sum(_script(c) in ("han", "kana") for c in letters)
+    return list(text.replace(" ", "")) if 2 * cjk > len(letters) else text.casefold().split()
+
+
+SCRIPTS = {
+    "ja": ("kana", "han"),
+    "zh": ("han",),
+    "ko": ("hangul",),
+    "ru": ("cyrillic",),
+    "uk": ("cyrillic",),
+    "el": ("greek",),
+    "ar": ("arabic",),
+    "th": ("thai",),
+    "hi": ("devanagari",),
+}
+"""Language → its scripts; every other language counts as written in Latin letters."""
+
+_RANGES = (
+    ("latin", 0x0041, 0x024F),
+    ("greek", 0x0370, 0x03FF),
+    ("cyrillic", 0x0400, 0x052F),
+    ("arabic", 0x0600, 0x06FF),
+    ("devanagari", 0x0900, 0x097F),
+    ("thai", 0x0E00, 0x0E7F),
+    ("latin", 0x1E00, 0x1EFF),
+    ("kana", 0x3040, 0x30FF),
+    ("kana", 0x31F0, 0x31FF),
+    ("han", 0x3400, 0x4DBF),
+    ("han", 0x4E00, 0x9FFF),
+    ("hangul", 0xAC00, 0xD7A3),
+    ("han", 0x20000, 0x3134F),
+)
+
+CHINESE_FROM = 8
+"""From so many Han letters on, a Japanese text without any kana is taken for Chinese."""
+
+
+def script_share(text: str, language: str) -> float:
+    """Share of the letters of `text` that are of the language's script; 1 without letters.
+
+    Only the script is looked at: French passes as English. A text in `ja` without kana is Chinese (0) when it is long.
+    """
+    scripts = [_script(c) for c in text if c.isalpha()]
+    if not scripts:
+        return 1.0
+    if language == "ja" and "kana" not in scripts and scripts.count("han") >= CHINESE_FROM:
+        return 0.0
+    wanted = SCRIPTS.get(language, ("latin",))
+    if language == "zh" and "kana" in scripts:
+        return 0.0
+    return sum(s in wanted for s in scripts) / len(scripts)
+
+
+def _script(character: str) -> str:
+    code = ord(character)
+    return next((name for name, first, last in _RANGES if first <= code <= last), "other")

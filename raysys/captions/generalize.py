@@ -1,0 +1,129 @@
+"""Captions → more general captions (Li et al. 2023, §3.1), at temperature 0 or guided by their generality score.
+
+Score-guided is the future work that the paper names: of n candidates the one with the highest GS is kept, among those
+that still mean the same (similarity to the original above a floor); rounds go on until a target GS is reached.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from raysys import outcomes
+from raysys.captions.ask import Question, ask, seed_of
+from raysys.captions.caption import prompt_hash
+from raysys.captions.checks import ChecksConfig, Problem, problem
+from raysys.captions.generality import score
+from raysys.captions.guided import GuidedConfig, Measures, choose
+from raysys.captions.nlp import load_pipeline
+from raysys.config import Config
+from raysys.llm.build import build_generator
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Request, SamplingConfig
+from raysys.llm.instructions import GENERALIZE, generalize_prompt
+from raysys.similarity.texts import WORDS, make_text_embedder
+
+Level = Literal["general", "five_words"]
+
+MAX_WORDS = {"general": None, "five_words": 5}
+"""The paper asks for fewer than five words; its own results have up to five."""
+
+
+class GeneralizeConfig(Config):
+    """How captions are generalized."""
+
+    llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
+    levels: tuple[Level, ...] = Field(
+        ("general", "five_words"), min_length=1, description="one generalized caption for each"
+    )
+    sampling: SamplingConfig = Field(SamplingConfig(max_tokens=96), description="how tokens are drawn; the paper: 0")
+    seed: int = Field(0, ge=0, description="of resampling and of candidates")
+    guided: GuidedConfig | None = Field(None, description="choose among candidates by GS; null = the first answer")
+    similarity_model: str | None = Field(
+        WORDS, description="similarity to the original by a CLIP folder, or words = shared words; null = not measured"
+    )
+    device: str = Field("cpu", description="torch device of the similarity model")
+    checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
+
+    @model_validator(mode="after")
+    def _floor_is_measurable(self) -> GeneralizeConfig:
+        if self.guided is not None and self.similarity_model is None:
+            raise ValueError("guided needs a similarity_model: its semantic floor is a similarity")
+        return self
+
+
+def generalizations_called_for(config: GeneralizeConfig, revision: str, item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows, without text and fate, that one caption must end as: one per level."""
+    return [
+        {
+            "caption_id": f"{item['caption_id']}/{level}",
+            "row_id": item["row_id"],
+            "sample_id": item["sample_id"],
+            "language": "en",
+            "captioner": item["captioner"],
+            "level": level,
+            "source_caption_id": item["caption_id"],
+            "source_text": item["text"],
+            "model": config.llm.model,
+            "revision": revision,
+            "prompt_name": level,
+            "prompt_hash": prompt_hash(config.llm, GENERALIZE[level]),
+        }
+        for level in config.levels
+    ]
+
+
+class Generalize:
+    """A stage: English captions → CAPTIONS rows, one per level. Holds the engine, the NLP pipeline and a CLIP."""
+
+    def __init__(self, config: GeneralizeConfig, revision: str, share: float = 1.0) -> None:
+        self.config, self.revision = config, revision
+        self.generator = build_generator(config.llm, share)
+        embed = make_text_embedder(config.similarity_model, config.device) if config.similarity_model else None
+        nlp = load_pipeline()
+        self.measures = Measures(lambda texts: [g.gs for g in score(texts, nlp)], embed)
+
+    def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
+        """Raises EngineDied."""
+        called_for = (generalizations_called_for(self.config, self.revision, item) for item in items.to_pylist())
+        rows = [row for one in called_for for row in one]
+        questions = [self._question(row) for row in rows]
+        if self.config.guided is None:
+            answers = ask(self.generator, questions, self.config.checks, "generalize")
+        else:
+            sources = [row["source_text"] for row in rows]
+            answers = choose(self.generator, questions, sources, self.config.guided, self.measures, "generalize")
+        rows = [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
+        return self._measured(rows)
+
+    def _question(self, row: dict[str, Any]) -> Question:
+        config, level, source = self.config, row["level"], row["source_text"]
+        request = Request(
+            id=row["caption_id"],
+            text=generalize_prompt(level, source),
+            sampling=config.sampling,
+            seed=seed_of(config.seed, row["caption_id"]),
+        )
+        return Question(request, lambda text, finish: generalization_problem(text, finish, level, config.checks))
+
+    def _measured(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """GS before and after, and similarity, of the kept rows."""
+        kept = [row for row in rows if row["outcome"] == outcomes.KEPT]
+        texts, sources = [row["text"] for row in kept], [row["source_text"] for row in kept]
+        before, after = self.measures.gs(sources), self.measures.gs(texts)
+        similarity = self.measures.similarity(texts, sources)
+        for row, source_gs, gs, cosine in zip(kept, before, after, similarity, strict=True):
+            row |= {"source_gs": source_gs, "gs": gs, "similarity": cosine}
+        return rows
+
+
+def generalization_problem(text: str, finish_reason: str, level: str, checks: ChecksConfig) -> Problem | None:
+    """Every caption check, then the word limit of the level (`too_many_words`). Hyphenated words count once."""
+    if found := problem(text, finish_reason, "en", checks):
+        return found
+    limit, n_words = MAX_WORDS[level], len(text.split())
+    if limit is not None and n_words > limit:
+        return Problem("too_many_words", f"{n_words} words, {limit} allowed")
+    return None

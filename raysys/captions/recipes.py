@@ -1,0 +1,124 @@
+"""How published captioners want to be asked: their prompts, formats and picture sizes. Values, no code.
+
+A recipe fills what the configuration leaves at its default; everything can be overridden. Weights are never
+downloaded: fetch a pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raysys.llm.config import LlmConfig, TransformersConfig, VllmConfig
+from raysys.llm.contract import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of one kind of captioner.
+
+    repository: where the weights are found, for messages and documentation.
+    prompts: name → text; each gives one caption per image.
+    image_size: pictures are shrunk to this longest side, px, before they travel.
+    """
+
+    repository: str
+    prompts: dict[str, str]
+    image_size: int
+    max_tokens: int
+    language: str = "en"
+    engine: str = "auto"
+    prompt_format: Literal["auto", "chat", "completion"] = "chat"
+    template: str = "{prompt}"
+    max_model_len: int | None = None
+    needs_remote_code: bool = False
+    engine_kwargs: dict[str, Any] = field(default_factory=dict)
+    generate_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+_DESCRIBE = "Describe this image in one or two plain sentences."
+
+RECIPES: dict[str, Recipe] = {
+    "chat": Recipe(
+        repository="any vision-language model with a chat template",
+        prompts={"describe": _DESCRIBE},
+        image_size=512,
+        max_tokens=128,
+    ),
+    # Image captioning with OPT as the language model: no prompt, or a prefix that the model continues (Li et al. 2023).
+    "blip2": Recipe(
+        repository="Salesforce/blip2-opt-2.7b",
+        prompts={"plain": "", "photo": "a photo of"},
+        image_size=364,
+        max_tokens=40,
+        prompt_format="completion",
+    ),
+    # Task tokens instead of sentences; beam search of 3 as in the model card. vLLM does not serve it.
+    "florence2": Recipe(
+        repository="florence-community/Florence-2-large",
+        prompts={"caption": "<CAPTION>", "detailed": "<DETAILED_CAPTION>"},
+        image_size=768,
+        max_tokens=256,
+        engine="transformers",
+        prompt_format="completion",
+        generate_kwargs={"num_beams": 3},
+    ),
+    "phi3_vision": Recipe(
+        repository="microsoft/Phi-3-vision-128k-instruct",
+        prompts={"describe": _DESCRIBE},
+        image_size=672,
+        max_tokens=128,
+        prompt_format="completion",
+        template="<|user|>\n<|image_1|>\n{prompt}<|end|>\n<|assistant|>\n",
+        max_model_len=4096,
+        needs_remote_code=True,
+        engine_kwargs={"limit_mm_per_prompt": {"image": 1}, "mm_processor_kwargs": {"num_crops": 4}},
+    ),
+    "qwen2_vl": Recipe(
+        repository="Qwen/Qwen2-VL-2B-Instruct",
+        prompts={"describe": _DESCRIBE},
+        image_size=512,
+        max_tokens=128,
+        max_model_len=2048,
+        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
+    ),
+    # LLaVA-1.5's conversation format with a Japanese question.
+    "llava_ja": Recipe(
+        repository="a Japanese LLaVA in the llava-hf layout",
+        prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
+        image_size=336,
+        max_tokens=128,
+        language="ja",
+        prompt_format="completion",
+        template="USER: <image>\n{prompt} ASSISTANT:",
+        max_model_len=2048,
+        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
+    ),
+    # The embedded captioner: scenes of 64 px, its two prompts are those it was trained with.
+    "scenes": Recipe(
+        repository="zoo:captioner",
+        prompts={"photo": "a photo of", "picture": "a picture of"},
+        image_size=64,
+        max_tokens=48,
+        prompt_format="completion",
+    ),
+}
+
+
+def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
+    """`llm` with the recipe's values where it has its own defaults."""
+    default = LlmConfig.model_fields
+    changes: dict[str, Any] = {}
+    for name in ("engine", "prompt_format", "template", "max_model_len"):
+        if getattr(llm, name) == default[name].default:
+            changes[name] = getattr(recipe, name)
+    vllm = recipe.engine_kwargs | llm.vllm.engine_kwargs
+    generate = recipe.generate_kwargs | llm.transformers.generate_kwargs
+    changes["vllm"] = VllmConfig(**llm.vllm.model_dump() | {"engine_kwargs": vllm})
+    changes["transformers"] = TransformersConfig(**llm.transformers.model_dump() | {"generate_kwargs": generate})
+    return llm.model_copy(update=changes)
+
+
+def default_sampling(recipe: Recipe) -> SamplingConfig:
+    """Greedy, as long as the recipe allows."""
+    return SamplingConfig(max_tokens=recipe.max_tokens)

@@ -1,0 +1,85 @@
+"""CAPTIONS in one language → CAPTIONS in another, by a language model through the same engines and checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from raysys.captions.ask import Question, ask, seed_of
+from raysys.captions.caption import prompt_hash
+from raysys.captions.checks import ChecksConfig, Problem, problem
+from raysys.config import Config
+from raysys.llm.build import build_generator
+from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Request, SamplingConfig
+from raysys.llm.instructions import LANGUAGE_NAMES, TRANSLATE, translate_prompt
+
+
+class TranslateConfig(Config):
+    """Which language becomes which, and what a translation must look like."""
+
+    llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
+    source: str = Field("en", description=f"language of the captions that are translated: {', '.join(LANGUAGE_NAMES)}")
+    target: str = Field("ja", description="language of the translations")
+    sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
+    seed: int = Field(0, ge=0, description="of the sampling")
+    min_length_ratio: float = Field(0.15, ge=0, description="characters of the translation ÷ of the source, at least")
+    max_length_ratio: float = Field(4.0, gt=0, description="and at most; beyond = `length_ratio`")
+    checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
+
+
+def translation_called_for(config: TranslateConfig, revision: str, item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row, without text and fate, that one CAPTIONS row must end as."""
+    return [
+        {
+            "caption_id": f"{item['caption_id']}/{config.target}",
+            "row_id": item["row_id"],
+            "sample_id": item["sample_id"],
+            "language": config.target,
+            "captioner": item["captioner"],
+            "level": item["level"],
+            "source_caption_id": item["caption_id"],
+            "source_text": item["text"],
+            "model": config.llm.model,
+            "revision": revision,
+            "prompt_name": f"translate_{config.source}_{config.target}",
+            "prompt_hash": prompt_hash(config.llm, TRANSLATE),
+        }
+    ]
+
+
+class Translate:
+    """A stage: CAPTIONS rows in `config.source` → CAPTIONS rows in `config.target`, one each. Holds the engine."""
+
+    def __init__(self, config: TranslateConfig, revision: str, share: float = 1.0) -> None:
+        self.config, self.revision = config, revision
+        self.generator = build_generator(config.llm, share)
+
+    def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
+        """Raises EngineDied."""
+        called_for = (translation_called_for(self.config, self.revision, item) for item in items.to_pylist())
+        rows = [row for one in called_for for row in one]
+        questions = [self._question(row) for row in rows]
+        answers = ask(self.generator, questions, self.config.checks, "translate")
+        return [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
+
+    def _question(self, row: dict[str, Any]) -> Question:
+        config, source = self.config, row["source_text"]
+        request = Request(
+            id=row["caption_id"],
+            text=translate_prompt(source, config.source, config.target),
+            sampling=config.sampling,
+            seed=seed_of(config.seed, row["caption_id"]),
+        )
+        return Question(request, lambda text, finish: self._problem(source, text, finish))
+
+    def _problem(self, source: str, text: str, finish_reason: str) -> Problem | None:
+        config = self.config
+        if found := problem(text, finish_reason, config.target, config.checks):
+            return found
+        ratio = len(text) / max(len(source), 1)
+        if not config.min_length_ratio <= ratio <= config.max_length_ratio:
+            return Problem("length_ratio", f"{len(text)} characters for {len(source)}: {ratio:.2f}")
+        return None

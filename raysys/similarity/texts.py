@@ -1,0 +1,106 @@
+"""Texts → vectors whose cosine says how alike two captions are in meaning: a CLIP, or the words they share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from raysys.errors import InputError
+from raysys.models import zoo
+
+BATCH_SIZE = 64
+WORDS = "words"
+"""Name of the embedding without weights: it knows no synonyms, but works in every domain of written words."""
+WORD_DIM = 4096
+
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "behind",
+        "between",
+        "by",
+        "for",
+        "from",
+        "has",
+        "have",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "near",
+        "next",
+        "of",
+        "off",
+        "on",
+        "onto",
+        "or",
+        "over",
+        "that",
+        "the",
+        "their",
+        "this",
+        "to",
+        "under",
+        "up",
+        "which",
+        "while",
+        "with",
+    ]
+)
+
+TextEmbedder = Callable[[Sequence[str]], np.ndarray]
+"""Texts → float32 [N, D], unit length (zero for a text without words)."""
+
+
+def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
+    """`words`, or the text half of a CLIP (a folder or zoo member). InputError when there is no CLIP at `place`."""
+    return embed_words if place == WORDS else _clip_embedder(place, device)
+
+
+def embed_words(texts: Sequence[str]) -> np.ndarray:
+    """float32 [N, 4096]: which content words occur, plural -s off, hashed; the cosine is |A ∩ B| / √(|A|·|B|)."""
+    out = np.zeros((len(texts), WORD_DIM), np.float32)
+    for row, text in zip(out, texts, strict=True):
+        for word in set(re.findall(r"\w+", text.casefold())) - _FUNCTION_WORDS:
+            stem = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+            row[int.from_bytes(hashlib.blake2b(stem.encode(), digest_size=4).digest()) % WORD_DIM] = 1.0
+    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+
+
+def _clip_embedder(place: str, device: str) -> TextEmbedder:
+    """Texts beyond the model's length lose their end."""
+    # Here, not above: the words need none of it.
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    folder = str(zoo.path(place)) if zoo.is_zoo_name(place) else place
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as exc:
+        raise InputError(f"{place} is no CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
+    model = model.eval().requires_grad_(False).to(device)
+    length = model.config.text_config.max_position_embeddings
+
+    @torch.inference_mode()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        out = [np.empty((0, model.config.projection_dim), np.float32)]
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = list(texts[start : start + BATCH_SIZE])
+            tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="pt").to(device)
+            pooled = model.get_text_features(**tokens)
+            features = getattr(pooled, "pooler_output", pooled)
+            out.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())
+        return np.concatenate(out)
+
+    return embed
