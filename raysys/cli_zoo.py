@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-MEMBERS = ("vae", "clip")
+MEMBERS = ("vae", "clip", "captioner", "rewriter")
 
 
 @click.group("zoo")
@@ -32,7 +32,7 @@ def list_members(folder: str | None) -> None:
 
 
 @zoo_group.command("build")
-@click.argument("members", nargs=-1, type=click.Choice(MEMBERS), metavar="[vae|clip]...")
+@click.argument("members", nargs=-1, type=click.Choice(MEMBERS), metavar="[vae|clip|captioner|rewriter]...")
 @click.option("--folder", metavar="DIR", help="Where to. Default: in place of the shipped ones.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of data and initial weights.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Training steps. Default: each member's own.")

@@ -5,6 +5,7 @@ import pytest
 
 from raysys.scenes import (
     FUSION_CLASSES,
+    GENERALIZED_LEVELS,
     HAZARD_WORDS,
     PALETTE,
     SHAPES,
@@ -13,6 +14,7 @@ from raysys.scenes import (
     SceneObject,
     caption,
     draw,
+    generalize_caption,
     sample_class_scene,
     sample_scene,
     with_hazard,
@@ -143,3 +145,50 @@ def test_fusion_classes_vary_inside_and_are_named_by_their_caption():
         assert all(p.std(axis=(0, 1)).max() > 5 for p in pictures), name
     with pytest.raises(ValueError, match="class_index = 17"):
         sample_class_scene(rng, 17)
+
+
+@pytest.mark.parametrize("phrasing", range(4))
+def test_generalized_captions_are_shorter_and_keep_the_subject(phrasing):
+    rng = np.random.default_rng(11)
+    for number in range(300):
+        scene = sample_scene(rng)
+        scene = with_hazard(scene, rng) if number % 3 == 0 else scene
+        text = caption(scene, "en", phrasing)
+        shorter = [generalize_caption(text, "general", wording) for wording in range(3)]
+        five = generalize_caption(text, "five_words")
+        assert len(set(shorter)) == 3
+        assert len(five.split()) <= 5
+        for short in (*shorter, five):
+            assert len(short) < len(text)
+            assert len(short.split()) < len(text.split())
+            assert all(item.shape in short for item in scene.objects)
+            assert (HAZARD_WORDS["en"] in short) == (scene.hazard is not None)
+            assert not {*short.split()} & {"small", "large", "striped", "dotted", "background"}
+        assert all(f"{item.colour} {item.shape}" in short for item in scene.objects for short in shorter)
+        assert not {*five.split()} & {*PALETTE}
+
+
+def test_generalized_captions_by_hand():
+    text = "a large red star left of a blue ring, and a small pink star, with a hazard mark on a green background"
+    general = "a picture shows a red star, a blue ring, a pink star and a hazard mark"
+    assert generalize_caption(text, "general") == general
+    assert generalize_caption(text, "five_words") == "stars, ring and hazard mark"
+    twins = "an orange star and a small orange star on a white background"
+    assert generalize_caption(twins, "general", 2) == "orange stars on a surface"
+    assert generalize_caption("a red cross on a blue background", "five_words") == "picture shows a cross"
+    assert generalize_caption("a red heart and a blue ring on a pink background", "five_words") == (
+        "picture shows heart and ring"
+    )
+    assert generalize_caption("diagonal stripes", "general") == "stripes"
+    with pytest.raises(ValueError, match="names no shape"):
+        generalize_caption("two cats on a couch", "general")
+    with pytest.raises(ValueError, match="level = 'short'"):
+        generalize_caption(text, "short")
+
+
+@pytest.mark.parametrize("level", GENERALIZED_LEVELS)
+def test_generalized_classes_keep_their_noun(level):
+    for name in FUSION_CLASSES:
+        short = generalize_caption(name, level)
+        assert len(short.split()) <= min(len(name.split()), 5)
+        assert short.split()[-1] == name.split()[-1]

@@ -17,14 +17,19 @@ from typing import Any
 import torch
 
 from raysys.errors import InputError
-from raysys.models import zoo, zoo_clip, zoo_vae
+from raysys.models import zoo, zoo_captioner, zoo_clip, zoo_rewriter, zoo_vae
 from raysys.progress import Progress
 
-MEMBERS = ("vae", "clip")
+MEMBERS = ("vae", "clip", "captioner", "rewriter")
 """What can be built. `clip` brings three folders: tokenizer, text_encoder and clip (both encoders)."""
 
-DEFAULT_STEPS = {"vae": zoo_vae.MAX_STEPS, "clip": zoo_clip.MAX_STEPS}
-_HASHED = ("*.json", "*.txt", "*.safetensors")
+DEFAULT_STEPS = {
+    "vae": zoo_vae.MAX_STEPS,
+    "clip": zoo_clip.MAX_STEPS,
+    "captioner": zoo_captioner.MAX_STEPS,
+    "rewriter": zoo_rewriter.MAX_STEPS,
+}
+_HASHED = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 
 
 def build(
@@ -74,6 +79,10 @@ def _train(
     """Train and save one member; returns metrics per folder."""
     if member == "vae":
         return {"vae": zoo_vae.build_vae(staging / "vae", seed, max_steps, progress)}
+    if member == "captioner":
+        return {member: zoo_captioner.build_captioner(staging / member, seed, max_steps, progress)}
+    if member == "rewriter":
+        return {member: zoo_rewriter.build_rewriter(staging / member, seed, max_steps, progress)}
     tokenizer = zoo_clip.build_tokenizer(staging / "tokenizer", seed)
     places = (staging / "clip", staging / "tokenizer", staging / "text_encoder")
     retrieval = zoo_clip.build_clip(*places, seed, max_steps, progress)

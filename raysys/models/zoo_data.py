@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,13 +21,38 @@ _TRAINING, _HELD_OUT = 0, 1
 """First part of the generator's seed: the two streams never meet."""
 
 
-def random_scene(rng: np.random.Generator) -> Scene | PatternScene:
+def random_scene(rng: np.random.Generator, class_share: float = CLASS_SHARE) -> Scene | PatternScene:
     """A scene, sometimes with the hazard mark, or a picture of a fusion class."""
     kind = rng.random()
-    if kind < CLASS_SHARE:
+    if kind < class_share:
         return sample_class_scene(rng, int(rng.integers(len(FUSION_CLASSES))))
     scene = sample_scene(rng)
-    return add_hazard(scene, rng) if kind < CLASS_SHARE + HAZARD_SHARE else scene
+    return add_hazard(scene, rng) if kind < class_share + HAZARD_SHARE else scene
+
+
+def scene_batches(seed: int, batch_size: int, class_share: float = CLASS_SHARE) -> Iterator[list[Scene | PatternScene]]:
+    """Endless batches of scenes, not drawn: batch n is the same for the same seed, and no held-out scene is in one."""
+    step = 0
+    while True:
+        rng = np.random.default_rng([_TRAINING, seed, step])
+        yield [random_scene(rng, class_share) for _ in range(batch_size)]
+        step += 1
+
+
+def held_out_scenes(n: int, scenes_only: bool = False) -> list[Scene | PatternScene]:
+    """Scenes that no `scene_batches` of any seed holds; the same for every build."""
+    rng = np.random.default_rng([_HELD_OUT, int(scenes_only)])
+    return [sample_scene(rng) if scenes_only else random_scene(rng) for _ in range(n)]
+
+
+def left_to_right(scene: Scene | PatternScene) -> Scene | PatternScene:
+    """The scene with its objects from left to right, since their own order cannot be seen.
+
+    Objects hardly overlap: the picture differs in a few pixels at most, where two touch.
+    """
+    if isinstance(scene, PatternScene):
+        return scene
+    return replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: item.position)))
 
 
 def training_batches(seed: int, batch_size: int, scenes_only: bool = False) -> Iterator[tuple[np.ndarray, list[str]]]:

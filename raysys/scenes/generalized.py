@@ -1,0 +1,70 @@
+"""Generalized captions by grammar: what a rewriter should answer, from the English caption's words alone.
+
+`general` drops sizes, textures, places and the background and keeps every object's colour and shape and the hazard
+mark; `five_words` drops the colours as well and has at most five words. The subject of a fusion-class caption is its
+last word ("diagonal stripes").
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from raysys.scenes.captions import HAZARD_WORDS
+from raysys.scenes.patterns import FUSION_CLASSES
+from raysys.scenes.scene import PALETTE, SHAPES
+
+GENERALIZED_LEVELS = ("general", "five_words")
+N_GENERAL_WORDINGS = 3
+"""Ways to say a `general` caption; 0 is the main one. `five_words` has one."""
+MAX_WORDS = 5
+
+_SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})\b")
+_COLOURED_SHAPE = re.compile(rf"\b((?:{'|'.join(PALETTE)}) (?:{'|'.join(SHAPES)}))\b")
+
+
+def generalize_caption(text: str, level: str, wording: int = 0) -> str:
+    """The generalized form of an English caption by `caption`; ValueError where it names no shape and no class."""
+    if level not in GENERALIZED_LEVELS:
+        raise ValueError(f"level = {level!r}: known are {GENERALIZED_LEVELS}")
+    if text in FUSION_CLASSES:
+        return re.sub(r"^(horizontal|vertical|diagonal|concentric) ", "", text)
+    names = subjects(text, coloured=level == "general")
+    if not names:
+        raise ValueError(f"{text!r} names no shape: only captions of scenes can be generalized by grammar")
+    return _general(names, wording) if level == "general" else _five_words(names)
+
+
+def subjects(text: str, coloured: bool = False) -> list[str]:
+    """The shapes that a caption names, with their colours or without, each once and in their order, equal ones in the
+    plural; then the hazard mark."""
+    counts = Counter((_COLOURED_SHAPE if coloured else _SHAPE).findall(text))
+    names = [shape if n == 1 else _plural(shape) for shape, n in counts.items()]
+    return [*names, HAZARD_WORDS["en"]] if HAZARD_WORDS["en"] in text else names
+
+
+def _general(names: list[str], wording: int) -> str:
+    things = _and(_with_articles(names))
+    return (f"a picture shows {things}", f"a photo shows {things}", f"{things} on a surface")[
+        wording % N_GENERAL_WORDINGS
+    ]
+
+
+def _five_words(names: list[str]) -> str:
+    """The fullest wording that fits: with verb and articles, without articles, as a list, without verb."""
+    wordings = [f"picture shows {things}" for things in (_and(_with_articles(names)), _and(names), ", ".join(names))]
+    wordings += [_and(names), ", ".join(names)]
+    return next(text for text in wordings if len(text.split()) <= MAX_WORDS)
+
+
+def _plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def _with_articles(names: list[str]) -> list[str]:
+    plurals = tuple(_plural(shape) for shape in SHAPES)
+    return [name if name.endswith(plurals) else f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
