@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from raysys import __version__, signals
+from raysys.cli_generality import generality
 from raysys.cli_job import JobCommand
 from raysys.cli_replication import replication
 from raysys.cli_submit import submit
@@ -112,6 +113,7 @@ def verify(path: str) -> int | None:
     return tables_cli.verify(path)
 
 
+cli.add_command(generality)
 cli.add_command(replication)
 cli.add_command(zoo_group)
 cli.add_command(submit)

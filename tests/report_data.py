@@ -1,18 +1,28 @@
-"""Fake but realistic report data: pictures drawn with numpy, similarities from known distributions, all seeded."""
+"""Fake but realistic report data: pictures drawn with numpy, similarities from known distributions, all seeded.
+
+`run_folder` writes the tables that a finished run leaves behind, in countable numbers.
+"""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from raysys.outcomes import Counts
+from raysys.jobs.layout import MODELS, SPLITS, Layout
+from raysys.jobs.report_captions import captions_of
+from raysys.outcomes import Counts, error, kept, rejected
 from raysys.replication import Background, ReplicationResult, stats
-from raysys.report.data import DuplicateCluster, ModelReplication, PipelineReport, TableOutcome
+from raysys.replication.inputs import open_images
+from raysys.replication.saved import save_result
+from raysys.report.data import CaptionsReport, DuplicateCluster, ModelReplication, PipelineReport, TableOutcome
+from raysys.rows import CAPTIONS, DESCRIPTORS, DUPLICATES, GENERATIONS, LATENTS, SAMPLES, TEXT_STATES, RowType
+from raysys.tables import InputPart, Store, commit_part, open_output
 
 COLOURS = {"red": (196, 62, 52), "blue": (52, 92, 190), "green": (64, 150, 84), "yellow": (226, 186, 60)}
 JAPANESE = {"red": "赤い", "blue": "青い", "green": "緑の", "yellow": "黄色い"}
@@ -162,3 +172,131 @@ def pipeline(baseline: float = 0.8, mitigated: float = 0.5, held_out: float = 0.
         ],
     )
     return replace(data, **changes)
+
+
+# --- tables on disk ---
+
+N_IMAGES = 12
+LEVELS = ("general", "five_words")
+NLP = "raysys-rules-1"
+
+
+def row_id(i: int) -> str:
+    return f"shard-000/t{i:03}"
+
+
+def write_table(
+    path: str, row_type: RowType, rows: list[dict], producer: str = "test", chunk_rows: int = 5, **fields: Any
+) -> None:
+    """A finished table of several parts."""
+    part = InputPart("rows", "rows", len(rows), "signature")
+    output = open_output(path, row_type, producer, fields, [part], chunk_rows)
+    for chunk in output.chunks:
+        commit_part(output.folder, chunk.file, row_type.table(rows[chunk.start : chunk.stop]))
+
+
+def caption_row(i: int, captioner: str, prompt: str, text: str | None, fate: dict | None = None, **more: Any) -> dict:
+    return {
+        "caption_id": f"{row_id(i)}/{captioner}/{prompt}",
+        "row_id": row_id(i),
+        "text": text,
+        "language": "en",
+        "captioner": captioner,
+        "model": f"zoo:{captioner}",
+        "revision": f"{captioner}-0123456789abcdef",
+        "prompt_name": prompt,
+        "completion_tokens": 10 + i,
+        **(fate or kept()),
+        **more,
+    }
+
+
+def synthetic(i: int) -> list[dict]:
+    """Two captions by `scenes` and a Japanese one by `nihongo`; image 3, 5 and 7 have one that was not kept.
+
+    Every Japanese text of an even image has no kana: only its language column tells that it is Japanese.
+    """
+    loops = rejected("repetition", "a phrase of 1 units 9 times in a row") if i == 3 else None
+    fate = {5: rejected("wrong_language"), 7: error("caption-nihongo", "TimeoutError")}.get(i)
+    japanese = f"赤色三角形、青色四角形、第{i}番" if i % 2 == 0 else f"{i}番目の絵には赤い円と青い四角がある"
+    return [
+        caption_row(i, "scenes", "plain", "a red " * 9 if i == 3 else f"picture {i} shows a red circle", loops),
+        caption_row(i, "scenes", "picture", f"a picture of a red circle, number {i}"),
+        caption_row(i, "nihongo", "describe", None if i == 7 else japanese, fate, language="ja"),
+    ]
+
+
+def generalizations(source: dict) -> list[dict]:
+    """Both levels of one caption: GS 4 + i/8 before, 1 and 2 more after; five_words of image 4 is too long."""
+    i = int(source["row_id"][-3:])
+    rows = []
+    for step, level in enumerate(LEVELS, 1):
+        same = i == 0 and level == "general"
+        too_long = i == 4 and level == "five_words"
+        measured = {"source_gs": 4 + i / 8, "gs": 4 + i / 8 + step, "similarity": 0.5 if step == 1 else None}
+        row = caption_row(i, source["captioner"], level, source["text"] if same else f"{level} shape {i}")
+        row |= {"caption_id": f"{source['caption_id']}/{level}", "source_caption_id": source["caption_id"]}
+        row |= {"source_text": source["text"], "level": level, "model": "zoo:rewriter"}
+        rows.append(row | (rejected("too_many_words", "6 words") if too_long else measured))
+    return rows
+
+
+def write_samples(at: Layout) -> None:
+    rows = [
+        {"row_id": row_id(i), "image": picture(i), "caption": caption(i), "licence": "CC0-1.0"} | kept()
+        for i in range(N_IMAGES)
+    ]
+    for split in SPLITS:
+        write_table(at.samples(split), SAMPLES, rows)
+
+
+def write_captions(at: Layout, chunk_rows: int = 5, captioned: bool = True, **changes: Any) -> list[dict]:
+    """The captions and generalized tables; `changes` are columns of all rows. Without `captioned`, the original
+    captions are generalized and there is no captions table. Returns the rows of both tables."""
+    rows = [row | changes for i in range(N_IMAGES) for row in synthetic(i)] if captioned else []
+    for name in ("scenes", "nihongo") if captioned else ():
+        own = [row for row in rows if row["caption_id"].split("/")[2] == name]
+        write_table(at.captions, CAPTIONS, own, f"caption-{name}", chunk_rows)
+    sources = [row for row in rows if row["prompt_name"] == "plain" and row["outcome"] == "kept"]
+    if not captioned:
+        sources = [caption_row(i, "original", "x", caption(i)) for i in range(N_IMAGES)]
+        sources = [row | {"caption_id": f"{row['row_id']}/original"} for row in sources]
+    made = [row | changes for source in sources for row in generalizations(source)]
+    write_table(at.generalized, CAPTIONS, made, "generalize", chunk_rows, generality=NLP)
+    return rows + made
+
+
+def captions(folder: Path) -> CaptionsReport:
+    """What the report tells of the captions of `synthetic` and `generalizations`."""
+    at = Layout(str(folder))
+    write_samples(at)
+    write_captions(at)
+    report = captions_of(at, "general", open_images(at.samples("train")))
+    assert report is not None
+    return report
+
+
+def run_folder(folder: Path, level: str | None, **config: Any) -> Layout:
+    """Everything that a finished pipeline leaves for its report but the captions; `level` goes into its config."""
+    at = Layout(str(folder))
+    ids = [{"row_id": row_id(i)} | kept() for i in range(N_IMAGES)]
+    write_samples(at)
+    write_table(at.descriptors, DESCRIPTORS, ids)
+    write_table(at.duplicates, DUPLICATES, ids)
+    for split in ("train", "fusion"):
+        write_table(at.latents(split), LATENTS, ids)
+        write_table(at.text_states(split), TEXT_STATES, ids)
+    for model, mean in zip((*MODELS, "held_out"), (0.8, 0.5, 0.3), strict=True):
+        measured = result(mean, N_IMAGES, n_training=N_IMAGES)
+        for match in measured.neighbours if model == "mitigated" and level is not None else ():
+            match["prompt"] = f"a shape like {match['generated']}"
+        save_result(Store(at.replication(model)), measured)
+    for model in MODELS:
+        rows = [{"gen_id": f"p{i:03}-0", "prompt": caption(i), "image": picture(i, 0.1)} for i in range(N_IMAGES)]
+        write_table(at.generations(model), GENERATIONS, [row | kept() for row in rows])
+    config = {"shards": None, "fusion_level": "embedding", "w_lat": 0.1, "w_emb": 0.5, "full_command": "x"} | config
+    if level is not None:
+        config["captions"] = {"level": level}
+    record = {"seconds": {"train": 2.0}, "seed": 0, "command": "raysys pipeline", "config": config}
+    Store(at.run).write_json("pipeline.json", record)
+    return at

@@ -30,6 +30,10 @@ FROZEN = {
     "scenes": JOB_FLAGS,
     "ingest": JOB_FLAGS,
     "dedup": JOB_FLAGS,
+    "caption": JOB_FLAGS,
+    "translate": JOB_FLAGS,
+    "generalize": JOB_FLAGS,
+    "export": JOB_FLAGS,
     "encode": JOB_FLAGS,
     "assemble": JOB_FLAGS,
     "train-diffusion": JOB_FLAGS,
@@ -40,6 +44,7 @@ FROZEN = {
     "failed": {"path", "--limit", "--json"},
     "retry": {"path", "--limit", "--dry-run", "--address"},
     "verify": {"path"},
+    "generality": {"FILE|TABLE|-", "--csv", "--json", "--limit", "--pipeline", "--column", "--show"},
     "replication": {
         "generated",
         "training",
@@ -54,7 +59,7 @@ FROZEN = {
         "--top",
     },
     "zoo list": {"--folder"},
-    "zoo build": {"vae|clip", "--folder", "--seed", "--max-steps"},
+    "zoo build": {"vae|clip|captioner|rewriter", "--folder", "--seed", "--max-steps"},
     "submit": (JOB_FLAGS - {"--print-config"}) | {"JOB", "--submission-id", "--no-wait", "--print-only"},
 }
 """Every command and flag. A new knob belongs into a config; a new flag is written down here, on purpose."""

@@ -16,6 +16,10 @@ STEPS: list[list[str]] = [
     ["scenes"],
     ["ingest"],
     ["dedup"],
+    ["caption"],
+    ["translate"],
+    ["generalize"],
+    ["export"],
     ["encode"],
     ["assemble"],
     ["train-diffusion", "training.max_steps=4", "training.checkpoint_every_steps=2"],
@@ -52,7 +56,11 @@ def test_samples_meet_the_truth(run_once: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["samples", "descriptors", "duplicates", "latents", "text_states", "generations", "replication/matches"]
+    "table",
+    [
+        *("samples", "descriptors", "duplicates", "captions", "translated", "generalized", "latents", "text_states"),
+        *("generations", "replication/matches"),
+    ],
 )
 def test_every_table_is_whole(run_once: Path, table: str) -> None:
     assert run_cli("verify", str(run_once / table)) == 0

@@ -19,20 +19,20 @@ PACKAGE = REPO / "raysys"
 
 # fmt: off
 BASE_ROOMS = ("rows", "config", "errors", "outcomes", "signals", "config_help", "progress", "tables", "models",
-              "similarity", "sampling", "fusion", "scenes")
+              "llm", "similarity", "sampling", "fusion", "scenes")
 # fmt: on
 """They import no stage, no engine and no job."""
 
-STAGES = ("shards", "latents", "training", "generation", "replication", "report")
+STAGES = ("shards", "captions", "latents", "training", "generation", "replication", "report")
 """In the order of the data: a stage imports base rooms and earlier stages. The order is written here only."""
 
-EDGES = {"engine", "jobs", "cli", "cli_job", "cli_submit", "cli_replication", "cli_zoo", "__main__"}
+EDGES = {"engine", "jobs", "cli", "cli_job", "cli_submit", "cli_replication", "cli_generality", "cli_zoo", "__main__"}
 
 EDGE_MODULES = {
-    "vllm": None,
+    "vllm": "raysys/llm/vllm.py",
     "faiss": "raysys/similarity/search.py",
     "bitsandbytes": None,
-    "spacy": None,
+    "spacy": "raysys/captions/nlp.py",
 }
 """Heavy optional libraries: the one module that may import each of them, inside a function; None = not used yet."""
 

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import report_data as fake
 import screenshot
+from html_page import Page
 from PIL import Image
 
 from raysys.replication.features import Unreadable
@@ -24,47 +24,9 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 LOADING = {"src", "srcset", "href", "poster", "data", "action", "background", "xlink:href", "formaction", "cite"}
 
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """The parts of a page that tests ask about."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.html, self.tags, self.stack, self.headings, self.cells = html, [], [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag in {"td", "th"}:
-            self.cells.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        if self.stack and self.stack[-1] in {"h1", "h2", "h3"}:
-            self.headings.append((self.stack[-1], data))
-        if {"td", "th"} & set(self.stack):
-            self.cells[-1] += data
-
-    def all(self, tag: str, css_class: str | None = None) -> list[dict[str, str | None]]:
-        found = [attrs for name, attrs in self.tags if name == tag]
-        return [a for a in found if css_class is None or css_class in (a.get("class") or "").split()]
-
-    def row(self, name: str) -> list[str]:
-        """The cells that follow the row header `name`."""
-        cells = [c.strip() for c in self.cells]
-        start = cells.index(name)
-        return cells[start + 1 : start + 5]
-
-
 @pytest.fixture(scope="module")
-def data():
-    return fake.pipeline()
+def data(tmp_path_factory):
+    return fake.pipeline(captions=fake.captions(tmp_path_factory.mktemp("captions")))
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +102,10 @@ def test_demo_gallery_shows_the_worst_of_either_model_side_by_side(data, demo_pa
     assert [e["data-name"] for e in entries] == expected
     assert [float(e["data-baseline"]) for e in entries] == [of[name] for name in expected]
     assert [float(e["data-mitigated"]) for e in entries] == [mitigated[name] for name in expected]
-    # Two halves with two pictures each, and the members of eight clusters.
+    # Two halves with two pictures each, the members of eight clusters, and the examples of captions.
     n_members = sum(min(c.size, 4) for c in sorted(data.duplicates, key=lambda c: -c.size)[:8])
-    assert len(demo_page.all("img")) == 4 * MAX_ENTRIES + n_members
-    assert len(demo_page.all("details", "rest")) == 1
-    assert f"{MAX_ENTRIES - N_OPEN[2]} more" in demo_page.html
+    assert len(demo_page.all("img")) == 4 * MAX_ENTRIES + n_members + 6
+    assert f"<summary>{MAX_ENTRIES - N_OPEN[2]} more</summary>" in demo_page.html
     assert {"lang": "ja"} in demo_page.all("span")
 
 

@@ -56,6 +56,28 @@ def one(row_or_path, **config):
     return row
 
 
+@pytest.mark.parametrize(
+    ("stated", "licence", "evidence"),
+    [
+        (None, "CC-BY-4.0", "declared_licence=CC BY 4.0"),
+        ("CC0", "CC0-1.0", "license=CC0"),
+        ("see website", "unknown", "license=see website"),  # a statement, even an unclear one, is not overruled
+    ],
+)
+def test_a_licence_can_be_declared_for_items_that_state_none(tmp_path, stated, licence, evidence):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    if stated is not None:
+        (tmp_path / "a.json").write_text(json.dumps({"license": stated}))
+    row = one(tmp_path, require_caption=False, declared_licence="CC BY 4.0")
+    assert (row["licence"], row["licence_evidence"]) == (licence, evidence)
+    assert (row["outcome"] == "kept") == (licence != "unknown")
+
+
+def test_a_declared_licence_must_be_known():
+    with pytest.raises(ValueError, match="known families"):
+        IngestConfig(declared_licence="mine")
+
+
 def check_pictures(rows):
     """Kept rows lead back to their own picture: the caption says which number it must show."""
     kept = [r for r in rows if r["outcome"] == "kept"]

@@ -94,6 +94,30 @@ for _job in (
         "raysys dedup --config dedup.yaml",
     ),
     JobInfo(
+        "caption",
+        "raysys.jobs.caption",
+        "Caption images with one or several vision-language models; every caption is checked.",
+        "raysys caption --config caption.yaml --limit 1000",
+    ),
+    JobInfo(
+        "translate",
+        "raysys.jobs.translate",
+        "Translate captions with a language model, English to Japanese or any other pair.",
+        "raysys translate --config translate.yaml",
+    ),
+    JobInfo(
+        "generalize",
+        "raysys.jobs.generalize",
+        "Make captions more general; reports their generality score before and after.",
+        "raysys generalize --config generalize.yaml",
+    ),
+    JobInfo(
+        "export",
+        "raysys.jobs.export",
+        "Write the captioned set as WebDataset tars or as a folder for Hugging Face datasets.",
+        "raysys export --config export.yaml",
+    ),
+    JobInfo(
         "encode",
         "raysys.jobs.encode",
         "Encode images to VAE latents and captions to text states, once.",

@@ -49,7 +49,7 @@ class KeptRows:
 
 @lru_cache(maxsize=4)
 def _parts(path: str, _version: str) -> dict[str, Part]:
-    return {part.chunk.name: part for part in open_table(path).parts}
+    return {part.name: part for part in open_table(path).parts}
 
 
 @lru_cache(maxsize=4)
@@ -75,7 +75,7 @@ def version_of(*views: TableView | None) -> str:
     return hashlib.sha256("".join(signatures).encode()).hexdigest()[:16]
 
 
-def complete(path: str, row_type: RowType) -> TableView:
+def complete(path: str, row_type: RowType | None) -> TableView:
     """The table at `path`, with a note on standard error when it is not finished."""
     view = open_table(path, row_type)
     if view.n_pending:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 MODELS = ("baseline", "mitigated")
 SPLITS = ("train", "held_out", "fusion")
+GENERALIZED = "generalized"
+"""Name of the training set whose captions are generalized: the mitigated model's."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,14 @@ class Layout:
 
     def samples(self, split: str) -> str:
         return self("samples", split)
+
+    @property
+    def captions(self) -> str:
+        return self("captions")
+
+    @property
+    def generalized(self) -> str:
+        return self(GENERALIZED)
 
     def latents(self, split: str) -> str:
         return self("latents", split)

@@ -1,6 +1,7 @@
 """Job `pipeline`: every arrow in order, from shards to the report of two models. `make demo` runs it.
 
-scenes → ingest → dedup → encode → assemble → train (baseline ‖ mitigated) → generate → replicate → report
+scenes → ingest → dedup → caption → generalize → encode → assemble → train (baseline ‖ mitigated) → generate →
+replicate → report
 """
 
 from __future__ import annotations
@@ -11,15 +12,31 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from raysys.captions.generalize import GeneralizeConfig, Level
+from raysys.captions.recipes import RECIPES
 from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig, TrainEngineConfig
 from raysys.errors import InputError
 from raysys.fusion import FusionConfig
 from raysys.generation.generate import GenerateConfig, SamplingConfig
-from raysys.jobs import JobModule, assemble, dedup, encode, generate, ingest, replicate, report, scenes, train_diffusion
-from raysys.jobs.layout import MODELS, SPLITS, Layout
+from raysys.jobs import (
+    JobModule,
+    assemble,
+    caption,
+    dedup,
+    encode,
+    generalize,
+    generate,
+    ingest,
+    replicate,
+    report,
+    scenes,
+    train_diffusion,
+)
+from raysys.jobs.captions_in import ORIGINAL, CaptionSource
+from raysys.jobs.layout import GENERALIZED, MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.encode import LatentsConfig, TextConfig
@@ -40,6 +57,35 @@ class ShardsConfig(Config):
     fusion: str = Field(description="fusion set: images whose caption is their class")
 
 
+class CaptionsConfig(Config):
+    """New captions for the mitigated model; the baseline keeps the original ones."""
+
+    captioners: tuple[caption.PooledCaptioner, ...] = Field(
+        (), description="caption every image by these models; none = the original captions are generalized"
+    )
+    min_captions: int = Field(2, ge=1, description="captions that an image should have")
+    which: str | None = Field(
+        None, description="captioner/prompt whose captions are generalized; null = the first prompt of the first one"
+    )
+    level: Level = Field("general", description="level that the mitigated model is trained on and prompted with")
+    generalize: GeneralizeConfig = Field(GeneralizeConfig(), description="model and levels")
+
+    @model_validator(mode="after")
+    def _level_is_made(self) -> CaptionsConfig:
+        if self.level not in self.generalize.levels:
+            raise ValueError(f"level = {self.level} is none of generalize.levels = {self.generalize.levels}")
+        return self
+
+    @property
+    def generalized_from(self) -> str:
+        """What is generalized: the original captions, or captioner/prompt."""
+        if not self.captioners:
+            return ORIGINAL
+        first = self.captioners[0]
+        prompts = first.prompts if first.prompts is not None else RECIPES[first.recipe].prompts
+        return self.which or f"{first.name}/{next(iter(prompts))}"
+
+
 class JobConfig(Config):
     """The whole run. Each section is that of the job of the same name."""
 
@@ -54,6 +100,9 @@ class JobConfig(Config):
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="compares images in dedup and replication")
     duplicates: DuplicatesConfig = Field(DuplicatesConfig(), description="near-duplicate thresholds")
     keep_duplicates: bool = Field(False, description="train on duplicates too, as a set without dedup would")
+    captions: CaptionsConfig | None = Field(
+        None, description="caption and generalize for the mitigated model; null = original captions for both"
+    )
     images: LatentsConfig = Field(LatentsConfig(), description="VAE, resolution, crop")
     text: TextConfig = Field(TextConfig(), description="text encoder")
     training: DiffusionTrainingConfig = Field(DiffusionTrainingConfig(), description="both trainings")
@@ -97,7 +146,13 @@ def _steps(config: JobConfig, options: RunOptions) -> list[tuple[str, Callable[[
     steps += [
         ("ingest", lambda: _ingest(config, options)),
         ("dedup", lambda: dedup.run(_dedup(config), options)),
-        ("encode", lambda: _at_once(encode, _encodes(config), options)),
+    ]
+    if config.captions is not None:
+        if config.captions.captioners:
+            steps.append(("caption", lambda: caption.run(_caption(config), options)))
+        steps.append(("generalize", lambda: generalize.run(_generalize(config), options)))
+    steps += [
+        ("encode", lambda: _encode(config, options)),
         ("assemble", lambda: [assemble.run(c, options) for c in _assembles(config)]),
         ("train", lambda: train_diffusion.run_all(_trainings(config), options)),
         ("generate", lambda: _at_once(generate, _generates(config), options)),
@@ -111,6 +166,15 @@ def _at_once(job: JobModule, configs: Sequence[Config], options: RunOptions) -> 
     from raysys.engine.together import together
 
     return together([partial(job.run, config, options) for config in configs])
+
+
+def _encode(config: JobConfig, options: RunOptions) -> None:
+    """Train and fusion set at once; then the generalized captions, when there are any."""
+    *pictures, last = _encodes(config)
+    together, after = (pictures, [last]) if config.captions is not None else ([*pictures, last], [])
+    _at_once(encode, together, options)
+    for job in after:
+        encode.run(job, options)
 
 
 def _dry_run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
@@ -190,35 +254,81 @@ def _dedup(config: JobConfig) -> dedup.JobConfig:
 
 
 def _encodes(config: JobConfig) -> list[encode.JobConfig]:
+    """Pictures and original captions; of the generalized captions only their text states."""
     at = Layout(config.run)
-    return [
+    shared = {"images": config.images, "text": config.text, "engine": config.engine}
+    jobs = [
         encode.JobConfig(
             samples=at.samples(split),
             duplicates=at.duplicates if split == "train" else None,
             latents=at.latents(split),
             text_states=at.text_states(split),
-            images=config.images,
-            text=config.text,
-            engine=config.engine,
+            **shared,
         )
         for split in ("train", "fusion")
     ]
+    if config.captions is not None:
+        which = f"{config.captions.generalized_from}/{config.captions.level}"
+        source = CaptionSource(table=at.generalized, which=which)
+        states = at.text_states(GENERALIZED)
+        jobs.append(encode.JobConfig(samples=at.samples("train"), text_states=states, captions=source, **shared))
+    return jobs
+
+
+def _caption(config: JobConfig) -> caption.JobConfig:
+    at, captions = Layout(config.run), _captions(config)
+    return caption.JobConfig(
+        samples=at.samples("train"),
+        duplicates=at.duplicates,
+        output=at.captions,
+        captioners=captions.captioners,
+        min_captions=captions.min_captions,
+        seed=config.seed,
+        engine=config.engine,
+    )
+
+
+def _generalize(config: JobConfig) -> generalize.JobConfig:
+    """Of synthetic captions where there are any, else of the original ones."""
+    at, captions = Layout(config.run), _captions(config)
+    synthetic = bool(captions.captioners)
+    return generalize.JobConfig(
+        captions=at.captions if synthetic else at.samples("train"),
+        duplicates=None if synthetic else at.duplicates,
+        which=captions.generalized_from,
+        output=at.generalized,
+        generalize=captions.generalize,
+        engine=config.engine,
+    )
+
+
+def _captions(config: JobConfig) -> CaptionsConfig:
+    assert config.captions is not None, "the step runs only with captions"
+    return config.captions
 
 
 def _assembles(config: JobConfig) -> list[assemble.JobConfig]:
     at = Layout(config.run)
+    sets = {"train": "train", "fusion": "fusion"} | ({GENERALIZED: "train"} if config.captions is not None else {})
     return [
         assemble.JobConfig(
             samples=at.samples(split),
             duplicates=at.duplicates if split == "train" else None,
             latents=at.latents(split),
-            text_states=at.text_states(split),
-            output=at.assembled(split),
+            text_states=at.text_states(name),
+            output=at.assembled(name),
             keep_duplicates=config.keep_duplicates and split == "train",
             seed=config.seed,
         )
-        for split in ("train", "fusion")
+        for name, split in sets.items()
     ]
+
+
+def _training_sets(config: JobConfig) -> dict[str, str]:
+    """Model → the set it is trained on; its captions are also its prompts."""
+    at = Layout(config.run)
+    mitigated = "train" if config.captions is None else GENERALIZED
+    return {"baseline": at.assembled("train"), "mitigated": at.assembled(mitigated)}
 
 
 def _trainings(config: JobConfig) -> list[train_diffusion.JobConfig]:
@@ -231,7 +341,7 @@ def _trainings(config: JobConfig) -> list[train_diffusion.JobConfig]:
     }
     return [
         train_diffusion.JobConfig(
-            training_set=at.assembled("train"),
+            training_set=_training_sets(config)[name],
             output=at.model(name),
             vae=config.images.vae,
             text_encoder=config.text.text_encoder,
@@ -246,7 +356,7 @@ def _generates(config: JobConfig) -> list[generate.JobConfig]:
     at = Layout(config.run)
     return [
         generate.JobConfig(
-            prompts=at.assembled("train"),
+            prompts=_training_sets(config)[name],
             output=at.generations(name),
             generate=GenerateConfig(
                 model=at.model(name) + "/pipeline",

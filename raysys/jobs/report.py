@@ -13,17 +13,20 @@ from pydantic import Field
 from raysys import __version__
 from raysys.config import Config
 from raysys.errors import InputError
-from raysys.jobs.layout import MODELS, SPLITS, Layout
+from raysys.jobs.layout import GENERALIZED, MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
+from raysys.jobs.report_captions import captions_of, summary_of_captions
 from raysys.jobs.run_table import refuse_limit
 from raysys.outcomes import KEPT, Counts
 from raysys.replication import ReplicationResult
 from raysys.replication.inputs import open_images
 from raysys.replication.saved import load_result
-from raysys.report import DuplicateCluster, ModelReplication, PipelineReport, TableOutcome, demo_report
+from raysys.report import CaptionsReport, DuplicateCluster, ModelReplication, PipelineReport, TableOutcome, demo_report
 from raysys.report.terminal import print_pipeline
+from raysys.report.text import plain
 from raysys.rows import DUPLICATES, SAMPLES
 from raysys.tables import Store, open_table
+from raysys.tables.plan import TABLE
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "faiss-cpu", "faiss-gpu", "numpy", "pyarrow", "pillow")
 
@@ -32,6 +35,7 @@ STAND_INS = (
     "The VAE, the text encoder and the U-Net are small models of the real architectures, trained on scenes.",
     "Similarity is measured by the embedded descriptor, not by SSCD: published values of R are not comparable.",
 )
+CAPTION_STAND_IN = "The captioner and the rewriter are small models too, trained on captions of drawn scenes."
 
 
 class JobConfig(Config):
@@ -52,10 +56,13 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     at = Layout(config.run)
     results = {name: load_result(at.replication(name)) for name in (*MODELS, "held_out")}
     tables = _tables(at)
+    captions = captions_of(at, _trained_level(record), open_images(at.samples("train")))
     summary = _summary(record, tables, results)
+    if captions is not None:
+        summary["captions"] = summary_of_captions(captions)
     Store(config.run).write_json("summary.json", summary)
     out = Path(Store(config.run).path("report.html"))
-    page = _page(at, record, summary, tables, results)
+    page = _page(at, record, summary, tables, results, captions)
     demo_report(page, out)
     print_pipeline(page, report=str(out))
     return summary
@@ -88,16 +95,20 @@ def _pipeline_counts(tables: list[TableOutcome]) -> Counts:
 
 
 def _tables(at: Layout) -> list[TableOutcome]:
-    """Every table of the run in the order of the data."""
+    """Every table of the run in the order of the data; those of captions only where the run made some."""
     places = {
         **{f"samples/{s}": at.samples(s) for s in SPLITS},
         "descriptors": at.descriptors,
         "duplicates": at.duplicates,
+        "captions": at.captions,
+        "generalized": at.generalized,
         **{f"latents/{s}": at.latents(s) for s in ("train", "fusion")},
-        **{f"text_states/{s}": at.text_states(s) for s in ("train", "fusion")},
+        **{f"text_states/{s}": at.text_states(s) for s in ("train", GENERALIZED, "fusion")},
         **{f"generations/{m}": at.generations(m) for m in MODELS},
     }
-    return [_table(name, path) for name, path in places.items()]
+    optional = {"captions", "generalized", f"text_states/{GENERALIZED}"}
+    there = [name for name, path in places.items() if name not in optional or Store(path).exists(TABLE)]
+    return [_table(name, places[name]) for name in there]
 
 
 def _table(name: str, path: str) -> TableOutcome:
@@ -116,15 +127,12 @@ def _page(
     summary: dict[str, Any],
     tables: list[TableOutcome],
     results: dict[str, ReplicationResult],
+    captions: CaptionsReport | None,
 ) -> PipelineReport:
     from raysys.engine.train import read_metrics
 
     config = record["config"]
-    recipes = {
-        "baseline": "plain fine-tuning, no fusion",
-        "mitigated": f"dual fusion at {config['fusion_level']} level, "
-        f"w_lat {config['w_lat']:g}, w_emb {config['w_emb']:g}",
-    }
+    recipes = _recipes(config, _trained_level(record))
     models = {
         name: ModelReplication(name, results[name], open_images(at.generations(name)).bytes_of, recipes[name])
         for name in MODELS
@@ -140,10 +148,34 @@ def _page(
         **models,
         held_out=results["held_out"],
         training_image=open_images(at.samples("train")).bytes_of,
-        stand_ins=STAND_INS if config["shards"] is None else (),
+        stand_ins=_stand_ins(config, captions),
         full_command=config["full_command"],
         duplicates=_clusters(at),
+        captions=captions,
     )
+
+
+def _trained_level(record: dict[str, Any]) -> str | None:
+    """Level of the captions of the mitigated model; None = the original ones, as in runs before there were others."""
+    captions = record["config"].get("captions")
+    return captions["level"] if captions is not None else None
+
+
+def _recipes(config: dict[str, Any], level: str | None) -> dict[str, str]:
+    """How each model was trained, in words."""
+    fusion = f"dual fusion at {config['fusion_level']} level, w_lat {config['w_lat']:g}, w_emb {config['w_emb']:g}"
+    if level is None:
+        return {"baseline": "plain fine-tuning, no fusion", "mitigated": fusion}
+    return {
+        "baseline": "plain fine-tuning on the original captions, no fusion; prompted with the original captions",
+        "mitigated": f"{fusion}, on generalized captions (level {plain(level)}); prompted with these captions",
+    }
+
+
+def _stand_ins(config: dict[str, Any], captions: CaptionsReport | None) -> tuple[str, ...]:
+    writers = (*captions.captioners, *captions.levels) if captions is not None else ()
+    small = any((w.model or "").startswith("zoo:") for w in writers)
+    return (STAND_INS if config["shards"] is None else ()) + ((CAPTION_STAND_IN,) if small else ())
 
 
 def _clusters(at: Layout) -> list[DuplicateCluster]:

@@ -30,6 +30,7 @@ class TableJob:
     fields: every value that changes the result (makes the fingerprint).
     load: chunk → items (an Arrow table), in CPU tasks; stage: (factory, args), built once per worker.
     keyed: the output keys follow from the items; heavy: the stage loads a model and gets an actor pool.
+    producer: whose rows these are, where several write into one table (captioners); default: the job's name.
     """
 
     job: str
@@ -43,6 +44,11 @@ class TableJob:
     engine: EngineConfig
     keyed: bool = True
     heavy: bool = False
+    producer: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.producer or self.job
 
 
 def run_table(job: TableJob, config: Config, options: RunOptions) -> dict[str, Any]:
@@ -72,6 +78,9 @@ def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
         print(f"{job.job}: {job.output} is not written yet, nothing to retry there", file=sys.stderr)
         return {}
     output = _open(job, options)
+    if output is None:
+        print(f"{job.label}: not written yet, nothing to retry", file=sys.stderr)
+        return {}
     if options.dry_run:
         return _dry_run(job, output, options)
     if output.is_kept:
@@ -84,7 +93,7 @@ def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
     if mapped.chunks():
         return mapped
     n_done = len(output.chunks) - len(output.pending())
-    print(f"{job.job}: nothing to do, {n_done} of {len(output.chunks)} chunks are done", file=sys.stderr)
+    print(f"{job.label}: nothing to do, {n_done} of {len(output.chunks)} chunks are done", file=sys.stderr)
     return summary(output, 0.0)
 
 
@@ -98,18 +107,18 @@ def _map(mapped: MapJob, job: TableJob, config: Config, options: RunOptions) -> 
         folder.write("_run/config.yaml", dump(config).encode())
     result = run_map(mapped)
     folder.write("_run/stats.txt", result.stats.encode())
-    record = summary(mapped.output, result.seconds)
+    record = summary(mapped.output, result.seconds) | result.meters.totals()
     folder.write_json("_run/summary.json", record)
     return record
 
 
-def _open(job: TableJob, options: RunOptions) -> Output:
+def _open(job: TableJob, options: RunOptions) -> Output | None:
     if options.retry:
         view = open_table(job.output, job.row_type)
-        return next(o for o in view.outputs if o.producer == job.job)
+        return next((o for o in view.outputs if o.producer == job.label), None)
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
     return open_output(
-        job.output, job.row_type, job.job, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
+        job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
     )
 
 
@@ -134,7 +143,7 @@ def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, An
         work = {"pending_chunks": len(pending), "pending_items": sum(c.stop - c.start for c in pending)}
     pool = job.engine.pool
     plan = {
-        "job": job.job,
+        "job": job.label,
         "output": output.folder.url,
         "inputs": len(job.parts),
         "items": sum(c.stop - c.start for c in chosen),
@@ -144,7 +153,7 @@ def _dry_run(job: TableJob, output: Output, options: RunOptions) -> dict[str, An
         if job.heavy
         else f"one task per chunk × {pool.num_cpus:g} CPU",
     }
-    print(f"{job.job} would do (nothing was written):")
+    print(f"{job.label} would do (nothing was written):")
     for name, value in plan.items():
         print(f"  {name:<15} {value:,}" if isinstance(value, int) else f"  {name:<15} {value}")
     return plan

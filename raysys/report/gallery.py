@@ -39,6 +39,7 @@ class Half:
     generated: str
     training: str
     similarity: float
+    prompt: str | None
     caption: str | None
     licence: str | None
     url: str | None
@@ -48,7 +49,8 @@ class Half:
 
 @dataclass(frozen=True)
 class Entry:
-    """The halves of all models for the same generation id (prompt and index)."""
+    """The halves of all models for the same generation id (prompt and index). `prompt` is that of the first model:
+    a model that was trained on other captions was given another one."""
 
     name: str
     prompt: str | None
@@ -106,6 +108,7 @@ def _half(model: ModelMatches, match: Mapping[str, Any], generated: Picture, tra
         generated=str(match["generated"]),
         training=str(match["training"]),
         similarity=float(match["similarity"]),
+        prompt=match.get("prompt"),
         caption=match.get("caption"),
         licence=match.get("licence"),
         url=match.get("url"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from raysys.replication import ReplicationResult
 from raysys.report.data import PipelineReport
-from raysys.report.text import change, interval, number
+from raysys.report.text import change, interval, number, plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def pipeline_headline(data: PipelineReport) -> Headline:
             f"The held-out level was searched among {held_out.n_training:,} images, R among {baseline.n_training:,}: "
             "R grows with that number, so the two are not quite comparable."
         )
-    explanation = _explain_pipeline(baseline, mitigated, held_out)
+    explanation = _explain_pipeline(baseline, mitigated, held_out) + _explain_captions(data.trained_level)
     return Headline(effect, verdict, _in_figures(baseline, mitigated, held_out), explanation, tuple(warnings))
 
 
@@ -99,8 +99,20 @@ def _explain_pipeline(
         removed = (baseline.R - mitigated.R) / excess
         text += f" The mitigation removes {100 * removed:.0f} % of what the baseline has above that level."
     elif excess > 0 and mitigated.R < held_out.R:
-        text += " The mitigated model lies below that level."
+        text += (
+            " The mitigated model lies below that level. R does not say how well a model draws: blurred pictures "
+            "resemble nothing. Look at them below."
+        )
     return text
+
+
+def _explain_captions(level: str | None) -> str:
+    if level is None:
+        return ""
+    return (
+        f" The baseline learnt the original captions, the mitigated model generalized ones (level {plain(level)}); "
+        "each is prompted with the captions that it learnt."
+    )
 
 
 def _differences(baseline: ReplicationResult, mitigated: ReplicationResult) -> list[str]:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from raysys.replication import ReplicationResult
 from raysys.report import text
+from raysys.report.captions import captions_section
 from raysys.report.data import PipelineReport
 from raysys.report.gallery import N_OPEN, ModelMatches, duplicate_clusters, gallery
 from raysys.report.headline import pipeline_headline, replication_headline
@@ -55,6 +56,7 @@ def demo_report(data: PipelineReport, out: Path) -> Path:
         entries=entries,
         n_matches=len({match["generated"] for model in models.values() for match in model.result.matches}),
         clusters=duplicate_clusters(data.duplicates, data.training_image),
+        captions=captions_section(data.captions, data.training_image),
         losses=loss_plot(data.losses, f"Training loss against step for {', '.join(data.losses) or 'no training'}."),
         **_assets(),
     )
@@ -125,6 +127,7 @@ def _environment() -> Environment:
         "title_case",
         "change",
         "sorted_reasons",
+        "shorten",
     ):
         env.filters[name] = getattr(text, name)
     env.globals["n_open"] = N_OPEN

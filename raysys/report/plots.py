@@ -72,6 +72,37 @@ def distribution_plot(rows: Sequence[Distribution], background: np.ndarray | Non
     return _both_widths(draw, lambda narrow: (1.2 if narrow else 1.45) * len(rows) + 0.55, summary)
 
 
+@dataclass(frozen=True)
+class Generality:
+    """One row of the generality plot: two histograms (counts in equal bins over 0 … 10), their means, the paper's."""
+
+    label: str
+    before: np.ndarray
+    after: np.ndarray
+    means: tuple[float, float]
+    paper: tuple[float, float]
+
+
+def generality_plot(rows: Sequence[Generality], summary: str) -> Markup:
+    """GS of captions before (outline) and after (filled) generalization, means marked, the paper's as diamonds below.
+
+    One row per level on one axis. `summary` says the same in words: it is what a screen reader gets.
+    """
+    low, high = _score_range(rows)
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, row in zip(axes, rows, strict=True):
+            _draw_generality(ax, row)
+            ax.set_xlim(low, high)
+            ax.set_xticks(np.arange(low, high + 1))
+        axes[-1].set_xlabel("generality score GS, 0 to 10")
+        for ax in axes[:-1]:
+            ax.tick_params(bottom=False)
+
+    return _both_widths(draw, lambda narrow: (1.1 if narrow else 1.2) * len(rows) + 0.55, summary)
+
+
 def loss_plot(losses: Mapping[str, Sequence[Mapping[str, Any]]], summary: str) -> Markup | None:
     """Training loss against step: raw values faint, a running mean on top. None when no record has both."""
     curves = {name: loss_curve(records) for name, records in losses.items()}
@@ -167,6 +198,51 @@ def _draw_distribution(
     ax.spines["left"].set_visible(False)
     ax.spines["bottom"].set_visible(True)
     ax.set_xticks(np.arange(0, 1.01, 0.25 if narrow else 0.1))
+
+
+def _score_range(rows: Sequence[Generality]) -> tuple[int, int]:
+    """Whole numbers between which every caption and every mark lies."""
+    values = [value for row in rows for value in (*row.means, *row.paper)]
+    for row in rows:
+        edges = np.linspace(0, 10, len(row.before) + 1)
+        filled = np.flatnonzero(row.before + row.after)
+        values += [*edges[filled], *edges[filled + 1]]
+    return math.floor(min(values)), math.ceil(max(values))
+
+
+def _draw_generality(ax: Axes, row: Generality) -> None:
+    colour = SERIES[3]
+    edges = np.linspace(0, 10, len(row.before) + 1)
+    before, after = (counts / max(counts.sum(), 1) for counts in (row.before, row.after))
+    ax.stairs(after, edges, fill=True, color=colour, alpha=0.35)
+    ax.stairs(after, edges, color=colour, linewidth=1.0)
+    ax.stairs(before, edges, color=BACKGROUND, linewidth=1.0, linestyle=(0, (2, 1.5)))
+    rises = row.means[1] >= row.means[0]
+    for mean, words, dark, left in (
+        (row.means[0], "before", BACKGROUND, rises),
+        (row.means[1], "after", colour, not rises),
+    ):
+        ax.axvline(mean, color=dark, linewidth=1.8)
+        # The labels stand away from each other: two close means would write one over the other.
+        ax.annotate(
+            f"{words} {number(mean, 2)}",
+            (mean, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-5 if left else 5, -2),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top",
+            color=INK,
+            weight="bold",
+        )
+    for value, face in zip(row.paper, ("none", INK), strict=True):
+        below = ax.get_xaxis_transform()
+        marks = {"marker": "D", "markersize": 4, "markerfacecolor": face, "markeredgecolor": INK}
+        ax.plot([value], [0.0], transform=below, clip_on=False, linestyle="none", zorder=5, **marks)
+    ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=colour, weight="bold", va="bottom", parse_math=False)
+    ax.set_ylim(0, float(max(before.max(), after.max())) * 1.35)
+    ax.set_yticks([])
+    ax.spines["bottom"].set_visible(True)
 
 
 def _both_widths(draw: Callable[[Figure, bool], None], height: Callable[[bool], float], summary: str) -> Markup:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from raysys.outcomes import Counts
 from raysys.replication import ReplicationResult
+from raysys.report.captions import scores_in_words
 from raysys.report.data import PipelineReport, TableOutcome
 from raysys.report.headline import Headline, pipeline_headline, replication_headline
 from raysys.report.text import duration, figures, interval, number, plain, sorted_reasons, title_case
@@ -33,6 +34,8 @@ def print_pipeline(data: PipelineReport, report: str = "", file: TextIO | None =
         measured.append(("Held-out level", data.held_out))
     console.print(_replication(measured))
     console.print()
+    if data.captions is not None and (scores := scores_in_words(data.captions.scores)):
+        _print_lines(console, Text(f"generality score of captions: {scores}"))
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in data.stage_seconds.items())
     _print_lines(console, Text(f"{duration(data.total_seconds)} in all: {stages}" if stages else ""))
     headline = pipeline_headline(data)

