@@ -29,18 +29,23 @@ COMPARABILITY = (
 
 def replication_score(similarities: np.ndarray) -> float:
     """R: the 95th percentile of s(g) [G], linear interpolation between order statistics (NumPy's default)."""
-    return float(np.percentile(similarities, R_PERCENTILE))
+    return float(np.percentile(_wide(similarities), R_PERCENTILE))
 
 
 def summary(similarities: np.ndarray) -> dict[str, Any]:
     """{"n", "mean", "percentiles": {"50": …}, "fraction_above": {"0.5": …}} of similarities [G]."""
-    values = np.percentile(similarities, PERCENTILES)
+    values = np.percentile(_wide(similarities), PERCENTILES)
     return {
         "n": len(similarities),
         "mean": float(np.mean(similarities, dtype=np.float64)),
         "percentiles": {str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
         "fraction_above": {str(t): float(np.mean(similarities > t)) for t in THRESHOLDS},
     }
+
+
+def _wide(similarities: np.ndarray) -> np.ndarray:
+    """In double precision: NumPy would interpolate one percentile of float32 in single, several in double."""
+    return np.asarray(similarities, np.float64)
 
 
 def histogram(similarities: np.ndarray, bins: int = HISTOGRAM_BINS) -> dict[str, list]:
