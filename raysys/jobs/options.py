@@ -31,5 +31,5 @@ class RunOptions:
     address: str | None = None
     """"local" = a private Ray on this machine; else a Ray address; None = the running cluster, or local without one."""
 
-    retry: bool = False
-    """Redo only the rows that stand as errors, with the configuration that wrote them (`raysys retry`)."""
+    retry: str | None = None
+    """The folder of the one output whose error rows are made again, as the others were (`raysys retry`)."""

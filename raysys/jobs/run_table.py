@@ -19,8 +19,8 @@ from raysys.jobs.options import RunOptions
 from raysys.outcomes import Counts
 from raysys.rows import RowType
 from raysys.tables import Chunk, InputPart, Output, Store, TableView, open_output
-from raysys.tables.plan import TABLE
-from raysys.tables.read import error_rows, open_table, parts_of
+from raysys.tables.plan import reopen_output
+from raysys.tables.read import error_rows, parts_of
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,8 @@ def _plan(job: TableJob, options: RunOptions) -> dict[str, Any] | MapJob:
     refuse_lost_path(job.output)
     if not sum(p.n_items for p in job.parts) and not options.retry:
         raise InputError(f"{job.job} has no input rows", "check the input path, or run the job before it")
-    if options.retry and not Store(job.output).exists(TABLE):
-        print(f"{job.job}: {job.output} is not written yet, nothing to retry there", file=sys.stderr)
-        return {}
     output = _open(job, options)
     if output is None:
-        print(f"{job.label}: not written yet, nothing to retry", file=sys.stderr)
         return {}
     if options.dry_run:
         return _dry_run(job, output, options)
@@ -113,13 +109,17 @@ def _map(mapped: MapJob, job: TableJob, config: Config, options: RunOptions) -> 
 
 
 def _open(job: TableJob, options: RunOptions) -> Output | None:
-    if options.retry:
-        view = open_table(job.output, job.row_type)
-        return next((o for o in view.outputs if o.producer == job.label), None)
+    """None: a retry is meant for another output of this command."""
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
-    return open_output(
-        job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
-    )
+    if options.retry is None:
+        return open_output(
+            job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
+        )
+    table, _, folder = options.retry.rpartition("/")
+    producer, _, digest = folder.rpartition("-")
+    if (Store(job.output).url, job.label) != (table, producer):
+        return None
+    return reopen_output(job.output, producer, digest, fields)
 
 
 def _errors(output: Output) -> dict[str, Redo]:

@@ -14,6 +14,7 @@ from raysys.jobs.options import RunOptions
 from raysys.outcomes import ERROR
 from raysys.tables import open_table
 from raysys.tables import verify as tables_verify
+from raysys.tables.read import error_rows, parts_of
 
 
 def status(path: str) -> int:
@@ -55,6 +56,8 @@ def retry(path: str, options: RunOptions) -> int:
     """Run the error rows of every producer of the table again. Exit code 0 when none is left, else 1."""
     view = open_table(path)
     for output in view.outputs:
+        if not any(error_rows(part) for part in parts_of(output)):
+            continue
         record = output.folder.read_json("_run/job.json")
         if record is None:
             print(f"{output.producer}: a whole-table step, it has no rows to retry", file=sys.stderr)
@@ -64,7 +67,7 @@ def retry(path: str, options: RunOptions) -> int:
             raise InputError(f"{path} was written by an unknown job {record['job']!r}", "use the raysys that wrote it")
         module = job.load()
         config = validate(module.JobConfig, record["config"], output.folder.path("_run/job.json"))
-        module.run(config, dataclasses.replace(options, retry=True))
+        module.run(config, dataclasses.replace(options, retry=output.folder.url))
     left = open_table(path).counts().n_error
     print(f"{left:,} rows still stand as errors" if left else "no errors left")
     return 1 if left and not options.dry_run else 0

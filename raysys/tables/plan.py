@@ -236,6 +236,19 @@ def _point(table: Store, row_type: RowType, producer: str, digest: str) -> None:
         table.write_json(TABLE, info)
 
 
+def reopen_output(path: str, producer: str, digest: str, fields: Mapping[str, Any]) -> Output:
+    """An existing output, to have rows of it made again exactly as the others were. InputError when `fields` differ."""
+    output = load_output(path, producer, digest)
+    old = (output.folder.read_json(PLAN) or {})["fields"]
+    if lines := differences(old, json.loads(json.dumps(fields))):
+        differs = "".join(f"\n  - {line}" for line in lines)
+        raise InputError(
+            f"rows of {output.folder.url} cannot be made again as the others were, something changed since:{differs}",
+            "undo that, or run the job itself with --on-change recompute",
+        )
+    return output
+
+
 def load_output(path: str, producer: str, digest: str) -> Output:
     """An existing output as its plan describes it."""
     table = Store(path)
