@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -64,22 +64,29 @@ class Progress:
         self._start, self._counts, self._extra = start, None, {}
         self._clock_s = clock_s
         self._began_s = self._shown_s = self._recorded_s = clock_s()
-        self._window: deque[tuple[float, int]] = deque([(self._began_s, start)])
+        self._sums: Mapping[str, float] = {}
+        self._window: deque[tuple[float, int, Mapping[str, float]]] = deque([(self._began_s, start, {})])
         self._metrics = Path(metrics) if metrics is not None else None
         self._stream = stream if stream is not None else sys.stderr
         self._live = _is_terminal(self._stream)
         self._lock = threading.RLock()
         self._closed = False
 
-    def update(self, done: int, counts: Counts | None = None, **extra: Any) -> None:
-        """`done` items so far (not: since the last call); `extra` values are shown and recorded, e.g. loss=0.12."""
+    def update(
+        self, done: int, counts: Counts | None = None, sums: Mapping[str, float] | None = None, **extra: Any
+    ) -> None:
+        """`done` items so far (not: since the last call); `extra` values are shown and recorded, e.g. loss=0.12.
+
+        sums: totals so far of other things, e.g. {"completion_tokens": 512}, shown and recorded per second.
+        """
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"progress of {self.stage} is closed")
             now_s = self._clock_s()
             self.done, self._extra = done, extra
             self._counts = counts if counts is not None else self._counts
-            self._window.append((now_s, done))
+            self._sums = dict(sums or {})
+            self._window.append((now_s, done, self._sums))
             # Keep one sample older than the window: it is the one the rate is measured from.
             while len(self._window) > 2 and self._window[1][0] <= now_s - RATE_WINDOW_S:
                 self._window.popleft()
@@ -114,10 +121,17 @@ class Progress:
         """Items per second over the last half minute; None before there is anything to measure."""
         with self._lock:
             now_s = self._clock_s()
-            since_s, since_done = self._window[0]
+            since_s, since_done, _ = self._window[0]
             if now_s - self._began_s < ETA_MIN_ELAPSED_S or self.done <= self._start:
                 return None
             return (self.done - since_done) / max(now_s - since_s, 1e-9)
+
+    def _shown(self, whole: bool) -> dict[str, Any]:
+        """Sums per second, over the whole run or the last half minute, then the extra values."""
+        since_s, since = (self._began_s, {}) if whole else (self._window[0][0], self._window[0][2])
+        elapsed_s = max(self._clock_s() - since_s, 1e-9)
+        rates = {f"{name}/s": (total - since.get(name, 0)) / elapsed_s for name, total in self._sums.items()}
+        return rates | self._extra
 
     @property
     def eta_s(self) -> float | None:
@@ -145,7 +159,7 @@ class Progress:
                 parts.append(f"ETA {format_clock(self.eta_s)}")
             if self._counts is not None:
                 parts.append(f"rejected {self._counts.n_rejected:,} error {self._counts.n_error:,}")
-            parts += [f"{name} {_short(value)}" for name, value in self._extra.items()]
+            parts += [f"{name} {_short(value)}" for name, value in self._shown(whole=status is not None).items()]
             return "  ".join(parts)
 
     def _show(self, line: str) -> None:
@@ -176,7 +190,7 @@ class Progress:
             record |= {"rejected": self._counts.n_rejected, "error": self._counts.n_error}
         if status is not None:
             record["status"] = status
-        record |= self._extra
+        record |= self._shown(whole=status is not None)
         self._metrics.parent.mkdir(parents=True, exist_ok=True)
         # One write per record: concurrent appenders do not tear each other's lines.
         with self._metrics.open("a", encoding="utf-8") as out:

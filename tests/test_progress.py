@@ -203,3 +203,16 @@ def test_clock(seconds, text):
 )
 def test_rate(rate, text):
     assert format_rate(rate, "x") == text
+
+
+def test_sums_are_shown_per_second_of_the_last_half_minute_and_over_all_at_the_end(clock, tmp_path):
+    out, metrics = io.StringIO(), tmp_path / "metrics.jsonl"
+    with Progress("caption", 100, "rows", 5.0, stream=out, clock_s=clock, metrics=metrics) as progress:
+        clock.now_s += 60  # the engine loads
+        progress.update(10, sums={"completion_tokens": 600})
+        clock.now_s += 60
+        progress.update(20, sums={"completion_tokens": 1200}, in_flight=4)
+        assert "completion_tokens/s 10  in_flight 4" in out.getvalue().splitlines()[-1]
+    assert "completion_tokens/s 10" in out.getvalue().splitlines()[-1]
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [r["completion_tokens/s"] for r in records] == [10.0, 10.0, 10.0]

@@ -41,12 +41,20 @@ class EngineConfig(Config):
         None,
         ge=1,
         description="chunks being read, waiting or in work, at most: bounds the pixels in Ray's object store; "
-        "give at least workers × chunks in flight; null = Ray decides",
+        "null = 8 more than twice what all workers work on at once",
     )
     max_error_fraction: float = Field(0.01, ge=0, le=1, description="stop when 20 or more errors are above this share")
     progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
     watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")
     data_context: dict[str, Any] = Field({}, description="attributes set on ray.data.DataContext")
+
+    @property
+    def chunks_read(self) -> int:
+        """The limit of chunks in Ray's object store, for stages that are fed from it.
+
+        One chunk ready for each in work, and eight readers more: reading must not be what a GPU waits for.
+        """
+        return self.max_chunks_read or 2 * self.pool.max_size * self.pool.chunks_in_flight + 8
 
 
 class TrainEngineConfig(Config):

@@ -18,6 +18,7 @@ import ray.data
 from raysys.engine.config import PoolConfig
 from raysys.engine.map_job import MapJob, first_items
 from raysys.engine.meters import Meters
+from raysys.engine.metrics_file import appended
 from raysys.engine.read_ahead import limit_read_ahead
 from raysys.engine.workers import StageActor, commit_rows, read_items, target_of, whole_chunks
 from raysys.errors import InputError, RunFailed
@@ -50,9 +51,9 @@ def run_map(job: MapJob) -> MapResult:
     began = time.monotonic()
     total = sum(c.stop - c.start for c in first_items(job.output.chunks, job.limit))
     already = total - sum(c.stop - c.start for c in chunks)
-    metrics = job.output.folder.path("_run/metrics.jsonl") if job.output.folder.is_local else None
     dataset = _dataset(job, chunks)
     with (
+        appended(job.output.folder, "_run/metrics.jsonl") as metrics,
         Progress(
             _label(job.output), total, "rows", job.engine.progress_interval_s, metrics=metrics, start=already
         ) as bar,
@@ -63,7 +64,7 @@ def run_map(job: MapJob) -> MapResult:
             for report in batch.to_pylist():
                 watchdog.alive()
                 done += _account(report, result)
-                bar.update(done, counts=result.counts, **result.meters.shown(time.monotonic() - began))
+                bar.update(done, counts=result.counts, sums=result.meters.sums, **result.meters.shown())
                 _stop_if_too_many_errors(result.counts, job)
     result.seconds = time.monotonic() - began
     result.stats = dataset.stats()
@@ -116,7 +117,7 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours shows rows and fates
     context.target_max_block_size = None
-    limit_read_ahead(context, job.engine.max_chunks_read)
+    limit_read_ahead(context, job.engine.chunks_read if job.heavy else job.engine.max_chunks_read)
     for name, value in job.engine.data_context.items():
         if not hasattr(context, name):
             raise InputError(f"engine.data_context.{name}: ray.data.DataContext has no such attribute", "remove it")

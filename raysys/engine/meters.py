@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,12 +55,16 @@ class Gauge:
             return {"id": self._id, "alive_s": time.monotonic() - self._began_s, "rows": self._rows}
 
 
+SILENT_S = 600.0
+"""A worker that has reported nothing for so long holds no rows: it is dead, or was taken away."""
+
+
 class Meters:
     """The driver's sums over the reports of finished chunks."""
 
-    def __init__(self, num_gpus: float = 0.0) -> None:
+    def __init__(self, num_gpus: float = 0.0, clock_s: Callable[[], float] = time.monotonic) -> None:
         """num_gpus: of one worker; a worker's GPU hours count from its start to its latest report."""
-        self._num_gpus = num_gpus
+        self._num_gpus, self._clock_s = num_gpus, clock_s
         self.sums: dict[str, int] = {}
         self._workers: dict[str, dict[str, Any]] = {}
 
@@ -69,7 +73,7 @@ class Meters:
         for name, value in report.get("sums", {}).items():
             self.sums[name] = self.sums.get(name, 0) + value
         if worker := report.get("worker"):
-            self._workers[worker["id"]] = worker
+            self._workers[worker["id"]] = worker | {"reported_s": self._clock_s()}
 
     @property
     def gpu_hours(self) -> float:
@@ -81,11 +85,12 @@ class Meters:
             {"gpu_hours": round(self.gpu_hours, 4)} if self._num_gpus else {}
         )
 
-    def shown(self, elapsed_s: float) -> dict[str, float]:
-        """Values for the progress line: sums per second ("completion_tokens/s"), rows in flight, GPU hours."""
-        shown: dict[str, float] = {f"{name}/s": total / max(elapsed_s, 1e-9) for name, total in self.sums.items()}
+    def shown(self) -> dict[str, float]:
+        """Values for the progress line: rows in flight, GPU hours."""
+        shown: dict[str, float] = {}
         if self.sums and self._workers:
-            shown["in_flight"] = sum(w["rows"] for w in self._workers.values())
+            since_s = self._clock_s() - SILENT_S
+            shown["in_flight"] = sum(w["rows"] for w in self._workers.values() if w["reported_s"] >= since_s)
         if self._num_gpus:
             shown["gpu_hours"] = self.gpu_hours
         return shown

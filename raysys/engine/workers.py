@@ -47,7 +47,12 @@ class StageActor:
 
     def __init__(self, job: MapJob) -> None:
         self._job, self._gate, self._gauge = job, Gate(), Gauge()
-        self._stage = job.stage.factory(*job.stage.args)
+        self._mistake: InputError | None = None
+        try:
+            self._stage = job.stage.factory(*job.stage.args)
+        except InputError as exc:
+            # Raised here it would reach the user as the death of an actor, after Ray had tried again.
+            self._mistake = exc
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _pack([r if _broken(r) else self._one(r) for r in batch.to_pylist()])
@@ -58,9 +63,12 @@ class StageActor:
 
     def _stage_one(self, chunk: Chunk, data: bytes) -> dict[str, Any]:
         """A chunk that runs item by item, to find the one that kills, runs alone: its neighbours would be blamed."""
+        if self._mistake is not None:
+            raise self._mistake
         items = _from_ipc(data)
         log = AttemptLog(self._job.output.folder, chunk.name)
-        with log, self._gate.hold(alone=log.one_by_one), self._gauge.holding(len(items)):
+        # The gate first: a chunk that only waits at it has not begun, and is not to be blamed when the worker dies.
+        with self._gate.hold(alone=log.is_suspect), log, self._gauge.holding(len(items)):
             table = _process(self._job, chunk, items, self._stage, log)
         return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(self._gauge.read())}
 

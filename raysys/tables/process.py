@@ -62,6 +62,11 @@ class AttemptLog:
             self.finish()
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether the next start of this chunk is to be item by item."""
+        return self._state["attempts"] >= MAX_ATTEMPTS
+
+    @property
     def one_by_one(self) -> bool:
         return self._state["attempts"] > MAX_ATTEMPTS
 
