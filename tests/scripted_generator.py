@@ -8,7 +8,10 @@ from raysys.llm.contract import Completion, Failure, Reply, Request
 
 
 class ScriptedGenerator:
-    """Answers with `script(request)`: texts, (text, finish_reason) pairs or a Failure. `asked` keeps every request."""
+    """Answers with `script(request)`: texts, (text, finish_reason) pairs, Completions or a Failure.
+
+    `asked` keeps every request.
+    """
 
     def __init__(self, script: Callable[[Request], Sequence | Failure]) -> None:
         self._script = script
@@ -24,8 +27,12 @@ class ScriptedGenerator:
         said = self._script(request)
         if isinstance(said, Failure):
             return said
-        pairs = [text if isinstance(text, tuple) else (text, "stop") for text in said]
-        return [Completion(text, finish, 7, 3) for text, finish in pairs]
+        return [text if isinstance(text, Completion) else _completion(text) for text in said]
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _completion(said: str | tuple[str, str]) -> Completion:
+    text, finish_reason = said if isinstance(said, tuple) else (said, "stop")
+    return Completion(text, finish_reason, 7, 3)

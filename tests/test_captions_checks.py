@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysys.captions.checks import ChecksConfig, clean, problem, repeated_phrase, script_share
+from raysys.captions.checks import ChecksConfig, other_language, problem, repeated_phrase, script_share
+from raysys.captions.cleaning import clean
 from raysys.scenes import caption, sample_scene
 
 CONFIG = ChecksConfig()
 
 
 def reason(text: str, finish: str = "stop", language: str = "en", config: ChecksConfig = CONFIG) -> str | None:
-    found = problem(clean(text), finish, language, config)
+    found = problem(config.clean(text), finish, language, config)
     return found and found.reason
 
 
@@ -27,6 +28,25 @@ def reason(text: str, finish: str = "stop", language: str = "en", config: Checks
         ('"Yes" and "no"', '"Yes" and "no"'),  # not one pair around it all
         ("'", "'"),
         ("", ""),
+        ("Here is a more general caption: A dog in a park.", "A dog in a park."),
+        ('Sure! A more general caption: "Animal outdoors"', "Animal outdoors"),
+        (
+            'Certainly! Here\'s a general version of the caption:\n\n"A dog in a park."\n\nLet me know',
+            "A dog in a park.",
+        ),
+        ("A dog in a park. Note: I removed the breed.", "A dog in a park."),
+        ("A dog in a park.\n\n(Note that: the breed is gone)", "A dog in a park."),
+        ("A dog.\nI replaced the breed by its kind.", "A dog."),
+        ("以下は翻訳です: 公園の犬", "公園の犬"),
+        ("もちろんです。翻訳：「公園の犬」", "公園の犬"),
+        ("公園の犬がいる。※犬種は省きました", "公園の犬がいる。"),
+        ("Caption: a dog", "a dog"),
+        # not around the caption but in it
+        ("a sign that reads caption: none", "a sign that reads caption: none"),
+        ("Here is a dog in a park", "Here is a dog in a park"),
+        ("a note: on a fridge", "a note: on a fridge"),
+        ("The title of the book: a mystery", "The title of the book: a mystery"),
+        ("Sure!", "Sure!"),
     ],
 )
 def test_clean(text, cleaned):
@@ -48,6 +68,19 @@ def test_clean(text, cleaned):
         ("a star\x00", "en", "control_characters"),
         ("a star \ufffd", "en", "control_characters"),
         ("a \ue000 star", "en", "control_characters"),
+        ("Sure!", "en", "preamble"),
+        ("Here is a more general caption", "en", "preamble"),
+        ("A more general caption:", "en", "preamble"),
+        ("a caption under a photo", "en", None),
+        ("a tile with caption", "en", None),
+        ("以下の翻訳", "ja", "preamble"),
+        ("un chien dans un parc", "en", "wrong_language"),
+        ("ein Hund im Park neben einer Bank", "en", "wrong_language"),
+        ("un perro en el parque", "en", "wrong_language"),
+        ("a dog is running in the park", "fr", "wrong_language"),
+        ("un chien dans un parc", "fr", None),
+        ("a poster of La Casa de Papel on the wall", "en", None),
+        ("Mercedes-Benz C-Klasse in Stuttgart", "en", None),
         ("I'm sorry, but I can't describe this image.", "en", "refusal"),
         ("As an AI language model, I see a star", "en", "refusal"),
         ("申し訳ありませんが、画像の説明はできません。", "ja", "refusal"),
@@ -120,3 +153,18 @@ def test_script_share():
     assert script_share("123 !?", "ja") == 1.0
     assert script_share("赤い star", "ja") == pytest.approx(2 / 6)
     assert script_share("звезда", "ru") == 1.0
+
+
+def test_languages_of_one_script_are_told_apart_by_their_function_words():
+    assert other_language("un chien court dans le parc", "en", 2.0) == "fr"
+    assert other_language("a dog runs through the park", "en", 2.0) is None
+    assert other_language("der Hund und die Katze", "en", 2.0) == "de"
+    assert other_language("der Hund und die Katze", "en", 1e9) == "de"  # not one English word
+    assert other_language("the dog of the der und die", "en", 2.0) is None
+    assert other_language("un chien court dans le parc", "ja", 2.0) is None  # its script says it
+    assert reason("der Hund und die the cat", config=ChecksConfig(max_foreign_words=5)) is None
+
+
+def test_patterns_that_do_not_compile_are_named():
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+        ChecksConfig(refusals=("(",))

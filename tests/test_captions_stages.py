@@ -22,7 +22,7 @@ from raysys.captions.pictures import PICTURES, Pictures, shrink
 from raysys.captions.recipes import RECIPES
 from raysys.captions.translate import Translate, TranslateConfig
 from raysys.errors import InputError
-from raysys.llm.contract import Failure, Request, SamplingConfig
+from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.outcomes import kept, rejected
 from raysys.rows import CAPTIONS
 from raysys.shards.decode import DecodeConfig
@@ -238,7 +238,7 @@ def measures() -> Measures:
 
 def chosen(script, config: GuidedConfig):
     generator = ScriptedGenerator(script)
-    answers = choose(generator, [question("q", n=1)], ["source"], config, measures(), "generalize")
+    answers = choose(generator, [question("q", n=1)], ["source"], config, measures(), ChecksConfig(), "generalize")
     return answers[0], generator
 
 
@@ -260,11 +260,28 @@ def test_rounds_go_on_until_the_target():
 def test_nothing_above_the_floor_is_a_reason():
     answer, _ = chosen(lambda r: ["blue ring", "thing"], GuidedConfig(candidates=2, max_rounds=2))
     assert (answer.columns["outcome"], answer.columns["reason"]) == ("rejected", "below_semantic_floor")
+    assert answer.text == "thing"  # the last one that failed stays to be looked at
     answer, _ = chosen(lambda r: ["", ""], GuidedConfig(candidates=2, max_rounds=2))
     assert answer.columns["reason"] == "empty"
     rounds = iter([["red star"], Failure("http_500", "500")])
     answer, _ = chosen(lambda r: next(rounds), GuidedConfig(candidates=2, target_gs=9.0))
     assert answer.text == "red star"  # an engine that fails later does not undo what was found
+
+
+def test_a_chosen_text_is_recorded_with_the_seed_that_made_it():
+    rounds = iter([["red star"], ["thing"], ["blue ring"]])
+    answer, generator = chosen(lambda r: next(rounds), GuidedConfig(candidates=2, target_gs=9.9, max_rounds=3))
+    assert answer.text == "red star"
+    assert [r.seed for r in generator.asked].index(answer.columns["seed"]) == 0
+
+
+def test_tokens_that_an_engine_does_not_count_stay_unknown():
+    def uncounted(request: Request):
+        return [Completion("a star", "stop", None, None)]
+
+    (answer,) = ask(ScriptedGenerator(uncounted), [question("q", n=1)], ChecksConfig(), "caption")
+    assert answer.is_kept
+    assert (answer.columns["prompt_tokens"], answer.columns["completion_tokens"]) == (None, None)
 
 
 def test_guided_needs_a_similarity():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -376,3 +377,14 @@ def test_100k_captions_in_bounded_memory(rules) -> None:
 def resident_kib() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def test_threads_may_share_one_pipeline():
+    """Workers with several chunks in flight do. spaCy's memory zones do not nest: without care words vanish."""
+    nlp = load_pipeline("rules")
+    rng = np.random.default_rng(0)
+    batches = [[f"{caption(sample_scene(rng), 'en', i)} {i}" for i in range(200)] for _ in range(12)]
+    expected = [[g.gs for g in score(batch, nlp)] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda batch: [g.gs for g in score(batch, nlp)], batches))
+    assert found == expected

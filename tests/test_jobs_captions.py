@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -31,7 +32,13 @@ REWRITER = {"model": "zoo:rewriter", "engine": "transformers"}
 CONFIGS = {
     "caption": {"samples": "samples", "output": "captions", "captioners": [CAPTIONER], "chunk_rows": 5},
     "translate": {"captions": "captions", "output": "translated", "translate": {"llm": REWRITER}, "chunk_rows": 7},
-    "generalize": {"captions": "captions", "output": "generalized", "generalize": {"llm": REWRITER}, "chunk_rows": 7},
+    "generalize": {
+        "captions": "captions",
+        "output": "generalized",
+        "generalize": {"llm": REWRITER},
+        "chunk_rows": 3,
+        "engine": {"pool": {"chunks_in_flight": 3}},  # three threads share one engine and one spaCy pipeline
+    },
     "encode": {
         "samples": "samples",
         "text_states": "general_states",
@@ -158,6 +165,49 @@ def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow,
     assert Counter((row["outcome"], row["reason"], row["attempts"]) for row in found) == {("rejected", "empty", 2): 10}
 
 
+def test_a_captioner_that_is_added_leaves_what_was_made_alone(flow, tmp_path, capsys):
+    for table in ("captions", "translated"):
+        shutil.copytree(flow / table, tmp_path / table)
+    with FakeEndpoint() as server:
+        second = {
+            "name": "second",
+            "llm": {"model": "tiny", "engine": "openai", "endpoint": {"base_url": server.base_url}},
+        }
+        config = CONFIGS["caption"] | {"captioners": [CAPTIONER, second], "output": str(tmp_path / "captions")}
+        (tmp_path / "caption.yaml").write_text(yaml.safe_dump(config))
+        assert cli(flow, "caption", "--config", str(tmp_path / "caption.yaml")) == 0
+        assert len(server.seen) == N
+    assert "caption-zoo: nothing to do" in capsys.readouterr().err
+    places = [f"captions={tmp_path}/captions", f"output={tmp_path}/translated"]
+    assert cli(flow, "translate", "--config", "translate.yaml", *places, "--dry-run") == 0
+    said = capsys.readouterr().out
+    added = [part for part in open_table(str(tmp_path / "captions")).parts if part.output.producer == "caption-second"]
+    assert f"pending_chunks  {len(added)}\n" in said
+    assert f"pending_items   {N}\n" in said
+
+
+def test_a_filter_that_takes_nothing_is_said_before_anything_starts(flow, capsys):
+    assert cli(flow, "generalize", "--config", "generalize.yaml", "which=zoo/foto") == 2
+    assert (
+        "no caption is taken: none has language = 'en', level = 'none', which = 'zoo/foto'" in capsys.readouterr().err
+    )
+    assert cli(flow, "translate", "--config", "translate.yaml", "translate.source=de") == 2
+    assert "none has language = 'de'" in capsys.readouterr().err
+    for pair in ("translate.target=xx", "translate.target=en"):
+        assert cli(flow, "translate", "--config", "translate.yaml", pair) == 2
+    said = capsys.readouterr().err
+    assert "'xx' is not among" in said
+    assert "source and target are both 'en'" in said
+
+
+def test_a_mistake_that_only_a_worker_sees_is_told_like_any_other(flow, capsys):
+    args = ("output=nowhere", "generalize.similarity_model=nowhere")
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 2
+    said = capsys.readouterr().err
+    assert "nowhere is no CLIP folder" in said
+    assert "Traceback" not in said
+
+
 def test_an_endpoint_that_fails_gives_error_rows_and_retry_redoes_exactly_these(flow, capsys):
     """A server that answers 500 about crescents, is repaired, and is then asked about nothing else."""
     broken = True
@@ -180,6 +230,13 @@ def test_an_endpoint_that_fails_gives_error_rows_and_retry_redoes_exactly_these(
         assert {row["caption_id"].removesuffix("/general") for row in failed} == asked
         assert asked
         assert {row["reason"] for row in failed} == {"http_500"}
+
+        (record,) = (flow / "asked").glob("*/_run/job.json")
+        as_it_was = record.read_text()
+        record.write_text(as_it_was.replace('"max_tokens": 96', '"max_tokens": 80'))
+        assert cli(flow, "retry", "asked") == 2
+        assert "sampling.max_tokens: 96 → 80" in capsys.readouterr().err
+        record.write_text(as_it_was)
 
         broken, before = False, len(server.seen)
         assert cli(flow, "retry", "asked") == 0

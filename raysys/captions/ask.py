@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysys import outcomes
-from raysys.captions.checks import ChecksConfig, Problem, clean
+from raysys.captions.checks import ChecksConfig, Problem
 from raysys.llm.contract import Completion, Failure, Generator, Request
 
 Check = Callable[[str, str], Problem | None]
@@ -40,12 +40,12 @@ def ask(generator: Generator, questions: Sequence[Question], checks: ChecksConfi
 
     All questions of a round go to the engine at once. Raises EngineDied.
     """
-    tries = [_Tries(question) for question in questions]
+    tries = [_Tries(question, checks) for question in questions]
     for attempt in range(checks.max_resamples + 1):
         open_tries = [t for t in tries if t.is_open]
         if not open_tries:
             break
-        replies = generator.generate([t.next_request(attempt, checks) for t in open_tries])
+        replies = generator.generate([t.next_request(attempt) for t in open_tries])
         for one, reply in zip(open_tries, replies, strict=True):
             one.take(reply)
     return [t.answer(stage) for t in tries]
@@ -57,26 +57,47 @@ def seed_of(run_seed: int, name: str, attempt: int = 0) -> int:
     return int.from_bytes(digest) & 0x7FFFFFFF
 
 
+class Tokens:
+    """Tokens of all replies to one question; unknown as soon as an engine does not say."""
+
+    def __init__(self) -> None:
+        self._prompt: int | None = 0
+        self._completion: int | None = 0
+
+    def add(self, reply: Sequence[Completion]) -> None:
+        self._prompt = _plus(self._prompt, reply[0].prompt_tokens)
+        for completion in reply:
+            self._completion = _plus(self._completion, completion.completion_tokens)
+
+    def columns(self) -> dict[str, int | None]:
+        return {"prompt_tokens": self._prompt, "completion_tokens": self._completion}
+
+
+def _plus(total: int | None, n: int | None) -> int | None:
+    return None if total is None or n is None else total + n
+
+
 class _Tries:
     """The tries of one question."""
 
-    def __init__(self, question: Question) -> None:
-        self._question = question
+    def __init__(self, question: Question, config: ChecksConfig) -> None:
+        self._question, self._config = question, config
         self._request = question.request
         self._last: Completion | None = None
         self._text: str | None = None
         self._problem: Problem | None = None
         self._failure: Failure | None = None
-        self._attempts = self._prompt_tokens = self._completion_tokens = 0
+        self._attempts = 0
+        self._tokens = Tokens()
 
     @property
     def is_open(self) -> bool:
         return self._failure is None and (self._attempts == 0 or self._problem is not None)
 
-    def next_request(self, attempt: int, checks: ChecksConfig) -> Request:
+    def next_request(self, attempt: int) -> Request:
         if attempt:
             first = self._question.request
-            temperature = max(first.sampling.temperature, checks.resample_temperature)
+            temperature = max(first.sampling.temperature, self._config.resample_temperature)
             sampling = first.sampling.model_copy(update={"temperature": temperature})
             self._request = replace(first, sampling=sampling, seed=seed_of(first.seed, first.id, attempt))
         return self._request
@@ -86,11 +107,10 @@ class _Tries:
         if isinstance(reply, Failure):
             self._failure = reply
             return
+        self._tokens.add(reply)
         # Several candidates of one request: the first that passes.
-        self._prompt_tokens += reply[0].prompt_tokens or 0
-        self._completion_tokens += sum(c.completion_tokens or 0 for c in reply)
         for completion in reply:
-            self._last, self._text = completion, clean(completion.text)
+            self._last, self._text = completion, self._config.clean(completion.text)
             self._problem = self._question.check(self._text, completion.finish_reason)
             if self._problem is None:
                 return
@@ -101,9 +121,7 @@ class _Tries:
             "seed": self._request.seed,
             "attempts": self._attempts,
             "finish_reason": self._last.finish_reason if self._last else None,
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": self._completion_tokens,
-        }
+        } | self._tokens.columns()
         if self._failure is not None:
             fate, text = self._failure.fate(stage), None
         elif self._problem is not None:

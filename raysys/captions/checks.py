@@ -6,9 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from raysys.captions.cleaning import LEAD_INS, TRAILERS, clean
+from raysys.captions.nlp import FUNCTION_WORDS_OF, function_words
 from raysys.config import Config
 
 REFUSALS = (
@@ -20,6 +23,26 @@ REFUSALS = (
     r"(お手伝い|お答え|説明|生成|翻訳)(する)?ことは?でき(ません|かねます)",
 )
 """How models decline, as regular expressions over the whole text, upper and lower case alike."""
+
+PREAMBLES = (
+    r"^(sure|certainly|of course|absolutely|okay)\b\s*[!,.]",
+    r"^here(('|’)s| is) (an?|the|my|your) ([\w-]+ ){0,4}(caption|description|translation|version)\b",
+    r"^((an?|the) )?((more|extremely|very) )?((general|generalized|generic|image) )?(caption|description|translation)"
+    r"\s*:?$",
+    r"^(以下|次)(は|が|に|の).{0,20}(翻訳|訳文?|キャプション|説明文?)",
+)
+"""Talk about a caption where the caption should be, after `clean` took off what it knows."""
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as exc:
+        raise ValueError(f"{pattern!r} is no regular expression: {exc}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class ChecksConfig(Config):
@@ -34,12 +57,20 @@ class ChecksConfig(Config):
     min_script_share: float = Field(
         0.6, ge=0, le=1, description="share of letters in the language's script; below = `wrong_language`"
     )
-    refusals: tuple[str, ...] = Field(REFUSALS, description="regular expressions of a `refusal`")
+    max_foreign_words: float = Field(
+        2.0,
+        gt=0,
+        description="`wrong_language` when another language's function words occur more than this many times as often",
+    )
+    refusals: tuple[Pattern, ...] = Field(REFUSALS, description="regular expressions of a `refusal`")
+    preambles: tuple[Pattern, ...] = Field(PREAMBLES, description="regular expressions of a `preamble`")
+    lead_ins: tuple[Pattern, ...] = Field(LEAD_INS, description="regular expressions taken off the start of an answer")
+    trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions of remarks behind a caption")
     allow_truncated: bool = Field(False, description="keep answers that max_tokens cut off")
 
-    @property
-    def refusal(self) -> re.Pattern[str]:
-        return re.compile("|".join(f"(?:{r})" for r in self.refusals) or r"(?!)", re.IGNORECASE)
+    def clean(self, text: str) -> str:
+        """The caption in a model's answer, see `cleaning.clean`."""
+        return clean(text, self.lead_ins, self.trailers)
 
 
 @dataclass(frozen=True)
@@ -50,20 +81,10 @@ class Problem:
     detail: str | None = None
 
 
-def clean(text: str) -> str:
-    """NFKC, outer blanks off, inner blanks and line breaks to single spaces, one pair of surrounding quotes off."""
-    text = " ".join(unicodedata.normalize("NFKC", text).split())
-    for left, right in (('"', '"'), ("'", "'"), ("「", "」"), ("“", "”")):
-        inner = text[1:-1]
-        if text.startswith(left) and text.endswith(right) and len(text) > 1 and left not in inner:
-            text = inner.strip()
-    return text
-
-
 def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) -> Problem | None:
-    """The first check that `text` (already `clean`) fails, None when it is usable.
+    """The first check that `text` (already clean) fails, None when it is usable.
 
-    Reasons: control_characters, empty, truncated, refusal, repetition, wrong_language.
+    Reasons: control_characters, empty, truncated, refusal, preamble, repetition, wrong_language.
     """
     if (bad := _control_character(text)) is not None:
         return Problem("control_characters", f"U+{ord(bad):04X}")
@@ -71,12 +92,15 @@ def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) 
         return Problem("empty", f"{len(text)} characters")
     if finish_reason == "length" and not config.allow_truncated:
         return Problem("truncated", "max_tokens reached")
-    if config.refusal.search(text):
-        return Problem("refusal")
+    for reason, patterns in (("refusal", config.refusals), ("preamble", config.preambles)):
+        if any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns):
+            return Problem(reason)
     if repeats := repeated_phrase(_units(text), config.max_repeats):
         return Problem("repetition", f"a phrase of {repeats[0]} units {repeats[1]} times in a row")
     if (share := script_share(text, language)) < config.min_script_share:
         return Problem("wrong_language", f"{share:.0%} of the letters fit {language}")
+    if found := other_language(text, language, config.max_foreign_words):
+        return Problem("wrong_language", f"its function words are those of {found}")
     return None
 
 
@@ -153,7 +177,7 @@ CHINESE_FROM = 8
 def script_share(text: str, language: str) -> float:
     """Share of the letters of `text` that are of the language's script; 1 without letters.
 
-    Only the script is looked at: French passes as English. A text in `ja` without kana is Chinese (0) when it is long.
+    Languages that share a script are told apart by `other_language`. A long text in `ja` without kana is Chinese: 0.
     """
     scripts = [_script(c) for c in text if c.isalpha()]
     if not scripts:
@@ -164,6 +188,25 @@ def script_share(text: str, language: str) -> float:
     if language == "zh" and "kana" in scripts:
         return 0.0
     return sum(s in wanted for s in scripts) / len(scripts)
+
+
+MIN_FOREIGN_WORDS = 2
+"""One foreign word is a name or a loan word."""
+
+
+def other_language(text: str, language: str, ratio: float) -> str | None:
+    """A language whose own function words occur in `text` twice or more, and over `ratio` times as often as those that
+    only `language` has; None without one. Known: en, de, fr, es, it, pt, nl; any other `language` gives None."""
+    if language not in FUNCTION_WORDS_OF:
+        return None
+    words, own = re.findall(r"[^\W\d_]+", text.casefold()), function_words(language)
+    for name in FUNCTION_WORDS_OF:
+        other = function_words(name)
+        n_own = sum(word in own and word not in other for word in words)
+        n_other = sum(word in other and word not in own for word in words)
+        if n_other >= MIN_FOREIGN_WORDS and n_other > ratio * n_own:
+            return name
+    return None
 
 
 def _script(character: str) -> str:

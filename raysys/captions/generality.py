@@ -13,6 +13,7 @@ The score is about English. Other languages get numbers that say nothing: leave 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -38,6 +39,8 @@ MAX_CHARACTERS = 100_000
 """Longer texts are scored by their beginning: no caption is longer, and one text cannot fill the memory."""
 MAX_BATCH_CHARACTERS = 1_000_000
 """A batch of texts ends here at the latest."""
+
+_one_zone = threading.Lock()
 
 
 class Generality(NamedTuple):
@@ -107,7 +110,8 @@ def score(texts: Iterable[str], nlp: Any = None, batch_size: int = 1000) -> Iter
     table, pipeline = load_nouns(), pipeline_name(nlp)
     for batch in _batches(texts, batch_size):
         # A Doc must not outlive its memory zone, and a consumer may pause here: nothing is yielded inside the zone.
-        with nlp.memory_zone():
+        # Zones belong to the vocabulary: one thread's end of a zone would take the words of another's.
+        with _one_zone, nlp.memory_zone():
             counts = _count(nlp.pipe(_readable(text) for text in batch), table, nlp.vocab.strings)
         yield from _rows(batch, counts, pipeline)
 

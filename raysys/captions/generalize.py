@@ -45,6 +45,9 @@ class GeneralizeConfig(Config):
         WORDS, description="similarity to the original by a CLIP folder, or words = shared words; null = not measured"
     )
     device: str = Field("cpu", description="torch device of the similarity model")
+    pipeline: Literal["auto", "en_core_web_sm", "rules"] = Field(
+        "auto", description="spaCy pipeline of the generality score; auto = en_core_web_sm where it is installed"
+    )
     checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
 
     @model_validator(mode="after")
@@ -79,10 +82,11 @@ class Generalize:
     """A stage: English captions → CAPTIONS rows, one per level. Holds the engine, the NLP pipeline and a CLIP."""
 
     def __init__(self, config: GeneralizeConfig, revision: str, share: float = 1.0) -> None:
+        """`config.pipeline` is one that the driver chose: "auto" could mean another one on each node."""
         self.config, self.revision = config, revision
         self.generator = build_generator(config.llm, share)
         embed = make_text_embedder(config.similarity_model, config.device) if config.similarity_model else None
-        nlp = load_pipeline()
+        nlp = load_pipeline(config.pipeline)
         self.measures = Measures(lambda texts: [g.gs for g in score(texts, nlp)], embed)
 
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
@@ -94,7 +98,9 @@ class Generalize:
             answers = ask(self.generator, questions, self.config.checks, "generalize")
         else:
             sources = [row["source_text"] for row in rows]
-            answers = choose(self.generator, questions, sources, self.config.guided, self.measures, "generalize")
+            answers = choose(
+                self.generator, questions, sources, self.config.guided, self.measures, self.config.checks, "generalize"
+            )
         rows = [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
         return self._measured(rows)
 

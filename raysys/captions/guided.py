@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from raysys import outcomes
-from raysys.captions.ask import Answer, Question, seed_of
-from raysys.captions.checks import Problem, clean
+from raysys.captions.ask import Answer, Question, Tokens, seed_of
+from raysys.captions.checks import ChecksConfig, Problem
 from raysys.config import Config
 from raysys.llm.contract import Failure, Generator, Reply, Request
 
@@ -54,13 +54,14 @@ def choose(
     sources: Sequence[str],
     config: GuidedConfig,
     measures: Measures,
+    checks: ChecksConfig,
     stage: str,
 ) -> list[Answer]:
     """One answer per question, in order. Raises EngineDied.
 
     Rejected: the last check that failed, or `below_semantic_floor` when no candidate was similar enough.
     """
-    searches = [_Search(q, source, config) for q, source in zip(questions, sources, strict=True)]
+    searches = [_Search(q, source, config, checks) for q, source in zip(questions, sources, strict=True)]
     for round_number in range(config.max_rounds):
         waiting = [s for s in searches if s.is_open]
         if not waiting:
@@ -76,25 +77,28 @@ def choose(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A text that passed the checks, and whose it is."""
+    """A text of a reply, whose it is, and the request that it answers."""
 
     search: _Search
     text: str
     finish_reason: str
+    request: Request
 
 
 class _Search:
     """The best candidate of one question so far."""
 
-    def __init__(self, question: Question, source: str, config: GuidedConfig) -> None:
+    def __init__(self, question: Question, source: str, config: GuidedConfig, checks: ChecksConfig) -> None:
         self.source = source
-        self._question, self._config = question, config
+        self._question, self._config, self._checks = question, config, checks
         self._request = question.request
         self._best: _Candidate | None = None
+        self._last: _Candidate | None = None
         self._gs = -1.0
         self._problem: Problem | None = None
         self._failure: Failure | None = None
-        self._rounds = self._prompt_tokens = self._completion_tokens = 0
+        self._rounds = 0
+        self._tokens = Tokens()
 
     @property
     def is_open(self) -> bool:
@@ -116,20 +120,21 @@ class _Search:
             # What an earlier round found is still good.
             self._failure = reply
             return []
-        self._prompt_tokens += reply[0].prompt_tokens or 0
-        self._completion_tokens += sum(c.completion_tokens or 0 for c in reply)
+        self._tokens.add(reply)
         found: dict[str, _Candidate] = {}
         for completion in reply:
-            text = clean(completion.text)
+            text = self._checks.clean(completion.text)
+            candidate = _Candidate(self, text, completion.finish_reason, self._request)
             if problem := self._question.check(text, completion.finish_reason):
-                self._problem = problem
+                self._last, self._problem = candidate, problem
             else:
-                found.setdefault(text, _Candidate(self, text, completion.finish_reason))
+                found.setdefault(text, candidate)
         return list(found.values())
 
     def consider(self, candidate: _Candidate, gs: float, similarity: float | None) -> None:
         """Ties go to the candidate that came first."""
         if similarity is None or similarity < self._config.min_similarity:
+            self._last = candidate
             self._problem = Problem(
                 "below_semantic_floor", f"similarity {similarity}, floor {self._config.min_similarity}"
             )
@@ -137,24 +142,20 @@ class _Search:
             self._best, self._gs = candidate, gs
 
     def answer(self, stage: str) -> Answer:
+        """Kept: the best one. Rejected: the last text that failed. An engine's failure has no text."""
         if self._best is not None:
-            fate, text, finish_reason = outcomes.kept(), self._best.text, self._best.finish_reason
+            shown, fate = self._best, outcomes.kept()
+        elif self._failure is not None:
+            shown, fate = None, self._failure.fate(stage)
         else:
-            text = finish_reason = None
-            assert self._failure is not None or self._problem is not None, "no candidate without a reason"
-            fate = self._failure.fate(stage) if self._failure else _rejected(self._problem)
+            assert self._problem is not None, "no candidate without a reason"
+            shown, fate = self._last, outcomes.rejected(self._problem.reason, self._problem.detail)
+        request = shown.request if shown else self._request
         columns: dict[str, Any] = {
-            "text": text,
-            "sampling": self._request.sampling.model_dump_json(),
-            "seed": self._request.seed,
+            "text": shown.text if shown else None,
+            "sampling": request.sampling.model_dump_json(),
+            "seed": request.seed,
             "attempts": self._rounds,
-            "finish_reason": finish_reason,
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": self._completion_tokens,
+            "finish_reason": shown.finish_reason if shown else None,
         }
-        return Answer(text, columns | fate)
-
-
-def _rejected(problem: Problem | None) -> dict[str, Any]:
-    assert problem is not None
-    return outcomes.rejected(problem.reason, problem.detail)
+        return Answer(columns["text"], columns | self._tokens.columns() | fate)

@@ -9,6 +9,7 @@ Two pipelines fill the same attributes (tags, parts of speech, features, lemmas,
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,12 +42,11 @@ def load_pipeline(name: str = "auto") -> Language:
 
     Raises InputError when the named model is not installed or the name is unknown.
     """
-    if name not in PIPELINES:
-        raise InputError(f"pipeline {name!r} is unknown", f"one of {', '.join(PIPELINES)}")
     import spacy
 
     _register()
-    if name == RULES or (name == "auto" and not spacy.util.is_package(MODEL)):
+    name = resolve_pipeline(name)
+    if name == RULES:
         return _rules()
     if not spacy.util.is_package(MODEL):
         raise InputError(
@@ -55,6 +55,25 @@ def load_pipeline(name: str = "auto") -> Language:
         )
     # The parser stays: with it, VERB and AUX are told apart better. Lemmas are not used.
     return spacy.load(MODEL, exclude=["lemmatizer"])
+
+
+def resolve_pipeline(name: str) -> str:
+    """What "auto" means on this machine; any other known name is itself. InputError on an unknown one."""
+    if name not in PIPELINES:
+        raise InputError(f"pipeline {name!r} is unknown", f"one of {', '.join(PIPELINES)}")
+    import spacy
+
+    return name if name != "auto" else MODEL if spacy.util.is_package(MODEL) else RULES
+
+
+FUNCTION_WORDS_OF = ("en", "de", "fr", "es", "it", "pt", "nl")
+"""Languages in Latin letters that are told apart by their function words."""
+
+
+@cache
+def function_words(language: str) -> frozenset[str]:
+    """spaCy's stop words of one of `FUNCTION_WORDS_OF`, lower case."""
+    return frozenset(importlib.import_module(f"spacy.lang.{language}.stop_words").STOP_WORDS)
 
 
 def pipeline_name(nlp: Language) -> str:

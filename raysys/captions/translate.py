@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from raysys.captions.ask import Question, ask, seed_of
 from raysys.captions.caption import prompt_hash
@@ -22,12 +22,25 @@ class TranslateConfig(Config):
 
     llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
     source: str = Field("en", description=f"language of the captions that are translated: {', '.join(LANGUAGE_NAMES)}")
-    target: str = Field("ja", description="language of the translations")
+    target: str = Field("ja", description="language of the translations, another one of them")
     sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
     seed: int = Field(0, ge=0, description="of the sampling")
     min_length_ratio: float = Field(0.15, ge=0, description="characters of the translation ÷ of the source, at least")
     max_length_ratio: float = Field(4.0, gt=0, description="and at most; beyond = `length_ratio`")
     checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
+
+    @field_validator("source", "target")
+    @classmethod
+    def _has_a_name(cls, language: str) -> str:
+        if language not in LANGUAGE_NAMES:
+            raise ValueError(f"{language!r} is not among {', '.join(LANGUAGE_NAMES)}")
+        return language
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> TranslateConfig:
+        if self.source == self.target:
+            raise ValueError(f"source and target are both {self.source!r}")
+        return self
 
 
 def translation_called_for(config: TranslateConfig, revision: str, item: dict[str, Any]) -> list[dict[str, Any]]:

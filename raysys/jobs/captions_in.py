@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,7 @@ from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.inputs import KeptRows
 from raysys.rows import CAPTIONS
-from raysys.tables import Chunk, TableView
+from raysys.tables import Chunk, InputPart, TableView
 from raysys.tables.read import parts_of
 
 COLUMNS = ("caption_id", "row_id", "sample_id", "text", "language", "captioner", "level")
@@ -68,6 +69,17 @@ class CaptionRows:
         if self.from_samples:
             rows = _as_captions(rows)
         return self.chosen(rows).select(COLUMNS)
+
+    def first(self, parts: Sequence[InputPart]) -> pa.Table:
+        """The captions of the first part that has any. InputError when none has: a filter that takes nothing is a slip.
+
+        Few parts are read where captions are found, all of them only before the error.
+        """
+        for part in parts:
+            if (taken := self(Chunk(part.name, part, 0, part.n_items))).num_rows:
+                return taken
+        wanted = ", ".join(f"{name} = {value!r}" for name, value in asdict(self.chosen).items() if value is not None)
+        raise InputError(f"no caption is taken: none has {wanted or 'a text'}", "correct that, or give another table")
 
 
 def _as_captions(samples: pa.Table) -> pa.Table:

@@ -71,7 +71,7 @@ def _captions_job(config: JobConfig, source: CaptionSource) -> TableJob:
         job="encode",
         output=config.text_states,
         row_type=TEXT_STATES,
-        fields={"captions": captions.identity, "chosen": chosen, **_text_fields(config)},
+        fields={"captions": captions.lineage, "chosen": chosen, **_text_fields(config)},
         parts=captions.inputs(),
         chunk_rows=config.chunk_rows,
         load=one_caption_each(captions, source),

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from raysys.captions.generalize import Generalize, GeneralizeConfig, generalizations_called_for
-from raysys.captions.nlp import load_pipeline, pipeline_name
+from raysys.captions.nlp import load_pipeline, pipeline_name, resolve_pipeline
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
@@ -18,7 +18,7 @@ from raysys.jobs.llm import check_model, language_stage
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
-from raysys.llm.instructions import generalize_prompt
+from raysys.llm.instructions import GENERALIZE, generalize_prompt
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.tables import TableView, open_table
 
@@ -50,25 +50,30 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def _job(config: JobConfig) -> TableJob:
-    generalize, captions = config.generalize, _captions(config)
+    captions = _captions(config)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
-    chosen = CaptionFilter("en", NOT_GENERALIZED, config.which)
+    parts = captions.inputs() if duplicates is None else with_representatives(captions, duplicates)
+    load = CaptionRows.of(captions, CaptionFilter("en", NOT_GENERALIZED, config.which), duplicates)
+    load.first(parts)
+    pipeline = resolve_pipeline(config.generalize.pipeline)
+    generalize = config.generalize.model_copy(update={"pipeline": pipeline})
     args = (generalize, revision(generalize.llm))
     return TableJob(
         job="generalize",
         output=config.output,
         row_type=CAPTIONS,
         fields={
-            "captions": captions.identity,
+            "captions": captions.lineage,
             "duplicates": duplicates.identity if duplicates else None,
             "which": config.which,
             "llm": identity(generalize.llm),
-            "generalize": generalize.model_dump(mode="json", exclude={"llm", "device"}),
-            "generality": pipeline_name(load_pipeline()),
+            "generalize": generalize.model_dump(mode="json", exclude={"llm", "device", "pipeline"}),
+            "prompts": {level: GENERALIZE[level] for level in generalize.levels},
+            "generality": pipeline_name(load_pipeline(pipeline)),
         },
-        parts=captions.inputs() if duplicates is None else with_representatives(captions, duplicates),
+        parts=parts,
         chunk_rows=config.chunk_rows,
-        load=CaptionRows.of(captions, chosen, duplicates),
+        load=load,
         stage=language_stage("generalize", Generalize, args, generalizations_called_for, config.engine.pool),
         engine=config.engine,
         heavy=True,

@@ -34,19 +34,22 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     translate = config.translate
     check_model(translate.llm, [translate_prompt("caption", translate.source, translate.target)], translate.sampling)
     captions = complete(config.captions, CAPTIONS)
+    load, parts = CaptionRows.of(captions, CaptionFilter(language=translate.source)), captions.inputs()
+    load.first(parts)
     args = (translate, revision(translate.llm))
     job = TableJob(
         job="translate",
         output=config.output,
         row_type=CAPTIONS,
         fields={
-            "captions": captions.identity,
+            "captions": captions.lineage,
             "llm": identity(translate.llm),
             "translate": translate.model_dump(mode="json", exclude={"llm"}),
+            "prompt": translate_prompt("{caption}", translate.source, translate.target),
         },
-        parts=captions.inputs(),
+        parts=parts,
         chunk_rows=config.chunk_rows,
-        load=CaptionRows.of(captions, CaptionFilter(language=translate.source)),
+        load=load,
         stage=language_stage("translate", Translate, args, translation_called_for, config.engine.pool),
         engine=config.engine,
         heavy=True,

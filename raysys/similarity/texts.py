@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -92,12 +93,16 @@ def _clip_embedder(place: str, device: str) -> TextEmbedder:
     model = model.eval().requires_grad_(False).to(device)
     length = model.config.text_config.max_position_embeddings
 
+    alone = threading.Lock()  # a fast tokenizer refuses a second thread while it pads
+
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> np.ndarray:
         out = [np.empty((0, model.config.projection_dim), np.float32)]
         for start in range(0, len(texts), BATCH_SIZE):
             batch = list(texts[start : start + BATCH_SIZE])
-            tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="pt").to(device)
+            with alone:
+                tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            tokens = tokens.to(device)
             pooled = model.get_text_features(**tokens)
             features = getattr(pooled, "pooler_output", pooled)
             out.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())

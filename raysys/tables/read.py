@@ -99,8 +99,17 @@ class TableView:
 
     @property
     def identity(self) -> str:
-        """Which results these are, e.g. "ingest-0123456789ab": part of the fingerprint of everything downstream."""
+        """Which results these are, e.g. "ingest-0123456789ab"; several producers are joined by "+"."""
         return "+".join(f"{o.producer}-{o.fingerprint}" for o in self.outputs)
+
+    @property
+    def lineage(self) -> str | None:
+        """The part of `identity` that goes into the fingerprint of a row table made from this one.
+
+        None where several producers write: one more of them brings new input parts and leaves the finished ones alone.
+        Which version of a producer made a part is in the part's signature.
+        """
+        return None if self.row_type.many_producers else self.identity
 
     def rows(self, columns: Sequence[str] | None = None, outcome: str | None = KEPT) -> Iterator[pa.Table]:
         """One Arrow table per part; only rows with `outcome` (None = all)."""
