@@ -1,4 +1,4 @@
-"""The real jobs one after the other, as commands of their own, on a tiny drawn world whose truth is known."""
+"""The real jobs one after the other, with relative paths, on a tiny drawn world whose truth is known."""
 
 from __future__ import annotations
 
@@ -23,22 +23,29 @@ pytestmark = pytest.mark.timeout(1200)
 
 N_UNIQUE = 12
 TABLES = ("samples", "descriptors", "duplicates", "latents", "text_states", "generations")
-WITHOUT_RAY = ("scenes", "assemble", "replicate")
 RESUMABLE = ("scenes", "ingest", "dedup", "encode", "assemble", "train-diffusion", "generate")
 
 
 @pytest.fixture(scope="module")
-def flow(tmp_path_factory) -> Path:
-    """A folder in which every job has run once, with relative paths, from the folder itself."""
-    folder = tmp_path_factory.mktemp("flow")
-    tiny.write_configs(folder)
+def flow(ray_local: Path) -> Path:
+    """A folder in which every job has run once, with relative paths: the one in which Ray's workers run."""
+    tiny.write_configs(ray_local)
     for job in (*RESUMABLE, "replicate"):
-        if job in WITHOUT_RAY:
-            result = tiny.here(folder, *tiny.command(job))
-            assert result.returncode == 0, result.stderr
-        else:
-            tiny.done(job, folder)
-    return folder
+        ran(ray_local, *tiny.command(job))
+    return ray_local
+
+
+def ran(folder: Path, *args: str) -> subprocess.CompletedProcess:
+    """`raysys …` in this process, on the tests' cluster where it needs one; it must succeed."""
+    result = tiny.here(folder, *args)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture
+def without_ray(monkeypatch) -> None:
+    """Whatever asks for Ray fails."""
+    monkeypatch.setattr("raysys.engine.cluster.cluster", lambda address: pytest.fail("Ray was asked for"))
 
 
 def all_rows(path: Path, row_type) -> list[dict]:
@@ -109,21 +116,17 @@ def test_assembled_set_with_and_without_duplicates(flow):
     rows = assembled_rows(flow / "training_set")
     assert len(rows) == N_UNIQUE
     assert all(copy == 0 for _, copy in rows)
-    built = tiny.here(flow, *tiny.command("assemble", "keep_duplicates=true", "output=with_duplicates"))
-    assert built.returncode == 0, built.stderr
+    ran(flow, *tiny.command("assemble", "keep_duplicates=true", "output=with_duplicates"))
     with_copies = assembled_rows(flow / "with_duplicates")
     size_of = {r["row_id"]: r["cluster_size"] for r in read_rows(str(flow / "duplicates"), DUPLICATES).to_pylist()}
     assert sorted(with_copies) == sorted((row_id, i) for row_id, n in size_of.items() for i in range(n))
     assert len(with_copies) == truth(flow)["counts"]["train"]["kept"]
 
 
-def test_the_same_commands_again_change_no_file(flow):
+def test_the_same_commands_again_change_no_file(flow, without_ray):
     before = files(flow)
     for job in RESUMABLE:
-        again = tiny.here(flow, *tiny.command(job))
-        assert again.returncode == 0, again.stderr
-        err = again.stderr
-        assert "ray: " not in err, f"{job} started Ray for nothing"
+        err = ran(flow, *tiny.command(job)).stderr
         assert job == "scenes" or "nothing to do" in err
     changed = {n for n, f in files(flow).items() if before.get(n) != f}
     # Drawing is quicker than looking: scenes are drawn again, to the same bytes.
@@ -179,11 +182,11 @@ def test_two_workers_and_a_redone_part_give_the_same_images(flow):
     reference = images(flow / "generations")
     assert len(reference) == N_UNIQUE
     pool = "engine.pool={min_size: 2, max_size: 2}"
-    tiny.done("generate", flow, "output=generations2", pool)
+    ran(flow, *tiny.command("generate", "output=generations2", pool))
     assert images(flow / "generations2") == reference
     part = sorted((flow / "generations2").glob("generate-*/*.parquet"))[1]
     part.unlink()
-    tiny.done("generate", flow, "output=generations2", "export=png")
+    ran(flow, *tiny.command("generate", "output=generations2", "export=png"))
     assert part.is_file()
     assert images(flow / "generations2") == reference
     exported = [json.loads(line) for line in (flow / "png/metadata.jsonl").read_text().splitlines()]
@@ -202,13 +205,10 @@ def test_replication_has_one_match_per_generated_image(flow):
 
 def planned(job: str, folder: Path, *args: str) -> str:
     """What a job prints when it is only asked what it would do."""
-    result = tiny.here(folder, *tiny.command(job, "--dry-run", *args))
-    assert result.returncode == 0, result.stderr
-    assert "ray: " not in result.stderr
-    return result.stdout
+    return ran(folder, *tiny.command(job, "--dry-run", *args)).stdout
 
 
-def test_dry_run_writes_nothing(flow, tmp_path):
+def test_dry_run_writes_nothing(flow, without_ray, tmp_path):
     tiny.write_configs(tmp_path)
     (tmp_path / "shards").symlink_to(flow / "shards")
     before = files(tmp_path)
