@@ -56,6 +56,14 @@ def test_the_image_has_the_locked_ray(cluster: dict[str, Any], repo: Path) -> No
     assert all(f"ray:{locked}-py311" in cluster["docker"][k] for k in ("image", "head_image"))
 
 
+def test_gpu_nodes_get_what_all_get_and_the_vllm_of_the_extra(cluster: dict[str, Any], repo: Path) -> None:
+    """Ray lets a node type's own commands replace the common ones."""
+    commands = cluster["available_node_types"]["l4_spot"]["worker_setup_commands"]
+    assert commands[: len(cluster["setup_commands"])] == cluster["setup_commands"]
+    release = re.search(r'"(vllm==[0-9.]+)"', (repo / "pyproject.toml").read_text()).group(1)
+    assert any(release in command.split() for command in commands)
+
+
 def test_rayignore_keeps_big_and_private_folders_here(repo: Path) -> None:
     ignored = {line for line in (repo / ".rayignore").read_text().splitlines() if not line.startswith("#")}
     assert {".git", ".venv", "runs"} <= ignored
