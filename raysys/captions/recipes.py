@@ -1,7 +1,7 @@
 """How published captioners want to be asked: their prompts, formats and picture sizes. Values, no code.
 
-A recipe fills what the configuration leaves at its default; everything can be overridden. Weights are never
-downloaded: fetch a pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
+A recipe fills what the configuration does not say; everything can be overridden. Weights are never downloaded: fetch a
+pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raysys.llm.config import LlmConfig, TransformersConfig, VllmConfig
+from raysys.llm.config import LlmConfig
 from raysys.llm.contract import SamplingConfig
 
 
@@ -17,12 +17,12 @@ from raysys.llm.contract import SamplingConfig
 class Recipe:
     """Defaults of one kind of captioner.
 
-    repository: where the weights are found, for messages and documentation.
+    repository: where the weights are found, for the message of a missing folder; None = there are many.
     prompts: name → text; each gives one caption per image.
     image_size: pictures are shrunk to this longest side, px, before they travel.
     """
 
-    repository: str
+    repository: str | None
     prompts: dict[str, str]
     image_size: int
     max_tokens: int
@@ -40,7 +40,7 @@ _DESCRIBE = "Describe this image in one or two plain sentences."
 
 RECIPES: dict[str, Recipe] = {
     "chat": Recipe(
-        repository="any vision-language model with a chat template",
+        repository=None,
         prompts={"describe": _DESCRIBE},
         image_size=512,
         max_tokens=128,
@@ -72,7 +72,7 @@ RECIPES: dict[str, Recipe] = {
         template="<|user|>\n<|image_1|>\n{prompt}<|end|>\n<|assistant|>\n",
         max_model_len=4096,
         needs_remote_code=True,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}, "mm_processor_kwargs": {"num_crops": 4}},
+        engine_kwargs={"mm_processor_kwargs": {"num_crops": 4}},
     ),
     "qwen2_vl": Recipe(
         repository="Qwen/Qwen2-VL-2B-Instruct",
@@ -80,11 +80,10 @@ RECIPES: dict[str, Recipe] = {
         image_size=512,
         max_tokens=128,
         max_model_len=2048,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
     ),
     # LLaVA-1.5's conversation format with a Japanese question.
     "llava_ja": Recipe(
-        repository="a Japanese LLaVA in the llava-hf layout",
+        repository=None,
         prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
         image_size=336,
         max_tokens=128,
@@ -92,11 +91,10 @@ RECIPES: dict[str, Recipe] = {
         prompt_format="completion",
         template="USER: <image>\n{prompt} ASSISTANT:",
         max_model_len=2048,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
     ),
     # The embedded captioner: scenes of 64 px, its two prompts are those it was trained with.
     "scenes": Recipe(
-        repository="zoo:captioner",
+        repository=None,
         prompts={"photo": "a photo of", "picture": "a picture of"},
         image_size=64,
         max_tokens=48,
@@ -106,19 +104,26 @@ RECIPES: dict[str, Recipe] = {
 
 
 def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
-    """`llm` with the recipe's values where it has its own defaults."""
-    default = LlmConfig.model_fields
-    changes: dict[str, Any] = {}
-    for name in ("engine", "prompt_format", "template", "max_model_len"):
-        if getattr(llm, name) == default[name].default:
-            changes[name] = getattr(recipe, name)
-    vllm = recipe.engine_kwargs | llm.vllm.engine_kwargs
-    generate = recipe.generate_kwargs | llm.transformers.generate_kwargs
-    changes["vllm"] = VllmConfig(**llm.vllm.model_dump() | {"engine_kwargs": vllm})
-    changes["transformers"] = TransformersConfig(**llm.transformers.model_dump() | {"generate_kwargs": generate})
-    return llm.model_copy(update=changes)
+    """`llm` with the recipe's values where it says nothing; a second time changes nothing.
+
+    An endpoint's model is left as it is: the server has its chat template and its engine's settings.
+    """
+    if llm.is_remote:
+        return llm
+    unsaid = {"engine", "prompt_format", "template", "max_model_len"} - llm.model_fields_set
+    engine_kwargs = recipe.engine_kwargs | llm.vllm.engine_kwargs
+    generate_kwargs = recipe.generate_kwargs | llm.transformers.generate_kwargs
+    return llm.model_copy(
+        update={name: getattr(recipe, name) for name in unsaid}
+        | {
+            "vllm": llm.vllm.model_copy(update={"engine_kwargs": engine_kwargs}),
+            "transformers": llm.transformers.model_copy(update={"generate_kwargs": generate_kwargs}),
+        }
+    )
 
 
-def default_sampling(recipe: Recipe) -> SamplingConfig:
-    """Greedy, as long as the recipe allows."""
-    return SamplingConfig(max_tokens=recipe.max_tokens)
+def sampling_with_recipe(sampling: SamplingConfig, recipe: Recipe) -> SamplingConfig:
+    """`sampling`, with the recipe's length where it says none."""
+    if "max_tokens" in sampling.model_fields_set:
+        return sampling
+    return sampling.model_copy(update={"max_tokens": recipe.max_tokens})
