@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from raysys.captions import caption as caption_stage
 from raysys.captions import generalize as generalize_stage
 from raysys.captions import translate as translate_stage
 from raysys.captions.ask import Question, ask, seed_of
-from raysys.captions.caption import Caption, CaptionerConfig, captions_called_for, resolve
+from raysys.captions.caption import Caption, CaptionerConfig, captions_called_for, prompts_of, resolve
 from raysys.captions.checks import ChecksConfig, problem
 from raysys.captions.generalize import Generalize, GeneralizeConfig
 from raysys.captions.guided import GuidedConfig, Measures, choose
@@ -183,6 +184,72 @@ def test_a_missing_folder_says_where_to_fetch_it(tmp_path):
         given = {"name": "tiny", "recipe": recipe, "llm": {"model": str(tmp_path / "none")}}
         with pytest.raises(InputError, match=rf"none does not exist\n.*{said}"):
             resolve(validate(CaptionerConfig, given, "test"), CHECKS, seed=0)
+
+
+def test_spare_prompts_stand_in_for_rejected_captions(monkeypatch):
+    """Each wording once per picture, in order, as long as a caption is missing; one row per prompt all the while."""
+    good = {
+        "r0": {"a", "b"},
+        "r1": {"b", "s1"},  # the first spare is enough
+        "r2": {"s2", "s3"},  # the first is rejected too, the others fill both places
+        "r3": {"b"},  # none helps
+    }
+    down = {("r4", "a"), ("r5", "s1")}
+    texts = {"What?": "a", "Where?": "b", "Which?": "s1", "Who?": "s2", "Why?": "s3"}
+
+    def script(request: Request):
+        picture, prompt = request.id.partition("/")[0], texts[request.text]
+        if (picture, prompt) in down:
+            return Failure("http_500", "500")
+        return [f"a star for {prompt}" if picture == "r4" or prompt in good.get(picture, ()) else ""]
+
+    spares = {"s1": "Which?", "s2": "Who?", "s3": "Why?"}
+    generator = ScriptedGenerator(script)
+    stage = Caption(captioner(monkeypatch, generator, spare_prompts=spares, adapter={"s1": "style"}))
+    items = pictures(6)
+    found = CAPTIONS.table(stage(items)).to_pylist()
+    called_for = [row for item in items.to_pylist() for row in captions_called_for(stage.captioner, item)]
+    assert [row["caption_id"] for row in found] == [row["caption_id"] for row in called_for]
+    rows = {row["caption_id"]: row for row in found}
+
+    def ends(picture: str) -> list[tuple]:
+        return [(rows[f"{picture}/tiny/{p}"]["outcome"], rows[f"{picture}/tiny/{p}"]["prompt_name"]) for p in "ab"]
+
+    assert ends("r0") == [("kept", "a"), ("kept", "b")]
+    assert ends("r1") == [("kept", "s1"), ("kept", "b")]
+    assert ends("r2") == [("kept", "s2"), ("kept", "s3")]
+    assert ends("r3") == [("rejected", "a"), ("kept", "b")]
+    assert ends("r4") == [("error", "a"), ("kept", "b")]
+    assert ends("r5") == [("error", "s1"), ("rejected", "b")]
+    filled = rows["r1/tiny/a"]
+    assert (filled["text"], filled["adapter"], filled["reason"]) == ("a star for s1", "style", None)
+    assert filled["detail"] == "instead of a, which was rejected: empty"
+    assert filled["prompt_hash"] != rows["r0/tiny/a"]["prompt_hash"]
+    assert filled["seed"] != seed_of(0, "r1/tiny/a")
+    tries = CHECKS.max_resamples + 1
+    assert [rows[f"{p}/tiny/a"]["attempts"] for p in ("r0", "r1", "r2", "r3")] == [
+        1,
+        tries + 1,
+        2 * tries + 1,
+        4 * tries,
+    ]
+    asked = Counter((r.id.partition("/")[0], texts[r.text]) for r in generator.asked)
+    assert [asked[p, "s1"] for p in ("r0", "r1", "r2", "r3", "r4", "r5")] == [0, 1, tries, tries, 0, 1]
+    assert filled["prompt_tokens"] == rows["r0/tiny/a"]["prompt_tokens"] * (tries + 1)
+
+
+def test_spares_of_a_recipe_go_with_its_prompts():
+    def spares(**config) -> dict:
+        return prompts_of(
+            validate(CaptionerConfig, {"name": "t", "recipe": "blip2", "llm": {"model": "m"}} | config, "")
+        )[1]
+
+    assert spares() == {"picture": "a picture of"}
+    assert spares(spare_prompts={}) == spares(prompts={"own": "a drawing of"}) == {}
+    with pytest.raises(InputError, match="'photo' names a prompt and a spare prompt"):
+        spares(spare_prompts={"photo": "a photograph of"})
+    with pytest.raises(InputError, match="a level of generalized captions"):
+        spares(spare_prompts={"general": "a photograph of"})
 
 
 def test_adapters_of_a_captioner_and_of_its_prompts(monkeypatch):

@@ -17,7 +17,7 @@ import tiny
 import tiny_llm
 import yaml
 from aiohttp import web
-from fake_endpoint import FakeEndpoint, Fault, prompt_of
+from fake_endpoint import FakeEndpoint, Fault, prompt_of, status
 from processes import finish, start, wait_for
 
 from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
@@ -220,6 +220,34 @@ def test_any_recipe_asks_an_endpoint(flow):
         ("kept", "plain"): N,
         ("kept", "photo"): N,
     }
+
+
+def test_a_spare_prompt_that_failed_is_asked_again_by_retry(flow):
+    """A server that has no words for an empty prompt, and breaks when it is asked in the spare one."""
+    broken = True
+
+    def plan(number: int, body: dict) -> Fault | None:
+        if prompt_of(body) == "":
+            return status(200, {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": ""}}]})
+        return status(500) if broken and prompt_of(body) == "a picture of" else None
+
+    with FakeEndpoint(plan) as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url, "max_attempts": 1}}
+        config = CONFIGS["caption"] | {
+            "output": "spares",
+            "captioners": [{"name": "far", "recipe": "blip2", "llm": llm}],
+        }
+        (flow / "spares.yaml").write_text(yaml.safe_dump(config | {"engine": {"max_error_fraction": 1.0}}))
+        assert cli(flow, "caption", "--config", "spares.yaml") == 0
+        fates = Counter((row["outcome"], row["prompt_name"]) for row in rows(flow, "spares"))
+        assert fates == {("error", "picture"): N, ("kept", "photo"): N}
+        broken = False
+        assert cli(flow, "retry", "spares") == 0
+    found = rows(flow, "spares")
+    asked = Counter((row["outcome"], row["caption_id"].rpartition("/")[2], row["prompt_name"]) for row in found)
+    assert asked == {("kept", "plain", "picture"): N, ("kept", "photo", "photo"): N}
+    assert len({row["caption_id"] for row in found}) == 2 * N
+    assert cli(flow, "verify", "spares") == 0
 
 
 def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):

@@ -19,6 +19,7 @@ class Recipe:
 
     repository: where the weights are found, for the message of a missing folder; None = there are many.
     prompts: name → text; each gives one caption per image.
+    spare_prompts: name → text, other wordings for images where a caption was rejected.
     image_size: pictures are shrunk to this longest side, px, before they travel.
     """
 
@@ -26,6 +27,7 @@ class Recipe:
     prompts: dict[str, str]
     image_size: int
     max_tokens: int
+    spare_prompts: dict[str, str] = field(default_factory=dict)
     language: str = "en"
     engine: str = "auto"
     prompt_format: Literal["auto", "chat", "completion"] = "chat"
@@ -37,11 +39,13 @@ class Recipe:
 
 
 _DESCRIBE = "Describe this image in one or two plain sentences."
+_SHOWS = {"shows": "What does this image show? Answer in one plain sentence."}
 
 RECIPES: dict[str, Recipe] = {
     "chat": Recipe(
         repository=None,
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=512,
         max_tokens=128,
     ),
@@ -49,6 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "blip2": Recipe(
         repository="Salesforce/blip2-opt-2.7b",
         prompts={"plain": "", "photo": "a photo of"},
+        spare_prompts={"picture": "a picture of"},
         image_size=364,
         max_tokens=40,
         prompt_format="completion",
@@ -57,6 +62,7 @@ RECIPES: dict[str, Recipe] = {
     "florence2": Recipe(
         repository="florence-community/Florence-2-large",
         prompts={"caption": "<CAPTION>", "detailed": "<DETAILED_CAPTION>"},
+        spare_prompts={"more_detailed": "<MORE_DETAILED_CAPTION>"},
         image_size=768,
         max_tokens=256,
         engine="transformers",
@@ -66,6 +72,7 @@ RECIPES: dict[str, Recipe] = {
     "phi3_vision": Recipe(
         repository="microsoft/Phi-3-vision-128k-instruct",
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=672,
         max_tokens=128,
         prompt_format="completion",
@@ -77,6 +84,7 @@ RECIPES: dict[str, Recipe] = {
     "qwen2_vl": Recipe(
         repository="Qwen/Qwen2-VL-2B-Instruct",
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=512,
         max_tokens=128,
         max_model_len=2048,
@@ -85,6 +93,7 @@ RECIPES: dict[str, Recipe] = {
     "llava_ja": Recipe(
         repository=None,
         prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
+        spare_prompts={"shows": "この画像には何が写っていますか。一文で答えてください。"},
         image_size=336,
         max_tokens=128,
         language="ja",

@@ -75,7 +75,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 def _resolved(config: JobConfig, captioner: CaptionerConfig) -> Captioner:
     resolved = resolve(captioner, config.checks, config.seed)
-    prompts, adapters = list(resolved.prompts.values()), list(resolved.adapters.values())
+    prompts, adapters = [*resolved.prompts.values(), *resolved.spare_prompts.values()], list(resolved.adapters.values())
     check_model(resolved.llm, prompts, resolved.sampling, resolved.image_size, adapters)
     return resolved
 
@@ -113,6 +113,7 @@ def _job(
             "duplicates": duplicates.identity if duplicates else None,
             "llm": identity(captioner.llm),
             "prompts": captioner.prompts,
+            "spare_prompts": list(captioner.spare_prompts.items()),
             "adapters": captioner.adapters,
             "language": captioner.language,
             "image_size": captioner.image_size,

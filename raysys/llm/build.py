@@ -61,7 +61,7 @@ def resolve_engine(config: LlmConfig) -> Engine:
 
 
 def build_generator(config: LlmConfig, share: float = 1.0) -> Generator:
-    """The loaded model behind `config`; takes seconds to minutes. InputError or MissingExtra when it cannot be.
+    """The loaded model behind `config`; takes seconds to minutes. InputError when it cannot be.
 
     share: this worker's part of an endpoint's rate limit, which holds for the whole job.
     """
