@@ -114,7 +114,8 @@ CAPTIONS = _row_type(
     ("source_text", pa.string()),
     ("model", pa.string()),  # as configured
     ("revision", pa.string()),  # content hash of the model folder, or the revision that was configured
-    ("prompt_name", pa.string()),
+    ("adapter", pa.string()),  # LoRA adapter that answered; null = the model alone
+    ("prompt_name", pa.string()),  # as in caption_id, or the spare prompt that was asked in its place
     ("prompt_hash", pa.string()),  # 12 hex digits of prompt, template and system message
     ("sampling", pa.string()),  # JSON of the sampling that gave this text
     ("seed", pa.int64()),

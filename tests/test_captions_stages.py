@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -14,15 +15,18 @@ from raysys.captions import caption as caption_stage
 from raysys.captions import generalize as generalize_stage
 from raysys.captions import translate as translate_stage
 from raysys.captions.ask import Question, ask, seed_of
-from raysys.captions.caption import Caption, CaptionerConfig, captions_called_for, resolve
+from raysys.captions.caption import Caption, CaptionerConfig, captions_called_for, prompts_of, resolve
 from raysys.captions.checks import ChecksConfig, problem
 from raysys.captions.generalize import Generalize, GeneralizeConfig
 from raysys.captions.guided import GuidedConfig, Measures, choose
 from raysys.captions.pictures import PICTURES, Pictures, shrink
 from raysys.captions.recipes import RECIPES
 from raysys.captions.translate import Translate, TranslateConfig
+from raysys.config import validate
 from raysys.errors import InputError
+from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
+from raysys.llm.preflight import preflight
 from raysys.outcomes import kept, rejected
 from raysys.rows import CAPTIONS
 from raysys.shards.decode import DecodeConfig
@@ -87,8 +91,10 @@ def pictures(n_good: int = 3) -> pa.Table:
 def captioner(monkeypatch, generator, **config):
     monkeypatch.setattr(caption_stage, "build_generator", lambda llm, share: generator)
     monkeypatch.setattr(caption_stage, "revision", lambda llm: "rev1")
+    monkeypatch.setattr(caption_stage, "model_folder", lambda *place: None)
+    monkeypatch.setattr(caption_stage, "resolve_engine", lambda llm: "vllm" if llm.engine == "auto" else llm.engine)
     given = {"name": "tiny", "llm": {"model": "m"}, "prompts": {"a": "What?", "b": "Where?"}} | config
-    return resolve(CaptionerConfig.model_validate(given), CHECKS, seed=0)
+    return resolve(validate(CaptionerConfig, given, "test"), CHECKS, seed=0)
 
 
 def test_every_picture_meets_every_prompt(monkeypatch):
@@ -126,11 +132,132 @@ def test_recipes_fill_defaults_only(monkeypatch):
     )
     assert own.image_size == 128
     assert own.llm.max_model_len == 999
-    assert own.llm.vllm.engine_kwargs == {"limit_mm_per_prompt": {"image": 1}, "gpu_memory_utilization": 0.5}
+    assert own.llm.vllm.engine_kwargs == {"gpu_memory_utilization": 0.5}
     with pytest.raises(InputError, match="remote_code_commit"):
         captioner(monkeypatch, generator, recipe="phi3_vision")
     with pytest.raises(InputError, match="use one of chat, blip2"):
         captioner(monkeypatch, generator, recipe="blip3")
+
+
+def test_recipes_leave_alone_what_is_said(monkeypatch):
+    """Also where it is the default of other models; and so it stays when a run's record is read again."""
+    said = {"prompt_format": "chat", "template": "{prompt}", "max_model_len": None, "remote_code_commit": "0" * 40}
+    given = {"name": "tiny", "recipe": "phi3_vision", "llm": {"model": "m"} | said, "sampling": {"temperature": 0.7}}
+    config = validate(CaptionerConfig, given, "test")
+    assert {name: getattr(config.llm, name) for name in said} == said
+    assert config.llm.vllm.engine_kwargs == RECIPES["phi3_vision"].engine_kwargs
+    assert validate(CaptionerConfig, config.model_dump(mode="json"), "test") == config
+    blip2 = given | {"recipe": "blip2", "llm": {"model": "m"}}
+    assert validate(CaptionerConfig, blip2, "test").sampling == SamplingConfig(temperature=0.7, max_tokens=40)
+    assert validate(CaptionerConfig, blip2 | {"sampling": {"max_tokens": 128}}, "test").sampling.max_tokens == 128
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_endpoint_gets_no_format_of_a_recipe(monkeypatch, recipe):
+    """The server applies the model's chat template; only prompts, picture size and length are the recipe's."""
+    llm = LlmConfig(model="m", engine="openai", endpoint={"base_url": "http://127.0.0.1:1/v1"}, revision="1")
+    resolved = captioner(monkeypatch, ScriptedGenerator(lambda r: []), recipe=recipe, prompts=None, llm=llm)
+    assert resolved.llm == llm
+    assert (resolved.prompts, resolved.image_size) == (RECIPES[recipe].prompts, RECIPES[recipe].image_size)
+    assert resolved.sampling.max_tokens == RECIPES[recipe].max_tokens
+    preflight(resolved.llm, list(resolved.prompts.values()), resolved.sampling.max_tokens, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"name": "original"}, "name of the captions that came with the images"),
+        ({"prompts": {"a/b": "What?"}}, "prompt name 'a/b'"),
+        ({"prompts": {"a\n": "What?"}}, "prompt name"),
+        ({"prompts": {"general": "What?"}}, "a level of generalized captions"),
+        ({"prompts": {"five_words": "What?"}}, "a level of generalized captions"),
+        ({"adapter": {"photo": "style"}}, "adapter names prompt 'photo'; there are describe"),
+    ],
+)
+def test_names_that_would_mean_two_things_are_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        validate(CaptionerConfig, {"name": "tiny", "llm": {"model": "m"}} | wrong, "test")
+
+
+def test_a_missing_folder_says_where_to_fetch_it(tmp_path):
+    for recipe, said in (("blip2", "hf download Salesforce/blip2-opt-2.7b --revision"), ("chat", "hf download …")):
+        given = {"name": "tiny", "recipe": recipe, "llm": {"model": str(tmp_path / "none")}}
+        with pytest.raises(InputError, match=rf"none does not exist\n.*{said}"):
+            resolve(validate(CaptionerConfig, given, "test"), CHECKS, seed=0)
+
+
+def test_spare_prompts_stand_in_for_rejected_captions(monkeypatch):
+    """Each wording once per picture, in order, as long as a caption is missing; one row per prompt all the while."""
+    good = {
+        "r0": {"a", "b"},
+        "r1": {"b", "s1"},  # the first spare is enough
+        "r2": {"s2", "s3"},  # the first is rejected too, the others fill both places
+        "r3": {"b"},  # none helps
+    }
+    down = {("r4", "a"), ("r5", "s1")}
+    texts = {"What?": "a", "Where?": "b", "Which?": "s1", "Who?": "s2", "Why?": "s3"}
+
+    def script(request: Request):
+        picture, prompt = request.id.partition("/")[0], texts[request.text]
+        if (picture, prompt) in down:
+            return Failure("http_500", "500")
+        return [f"a star for {prompt}" if picture == "r4" or prompt in good.get(picture, ()) else ""]
+
+    spares = {"s1": "Which?", "s2": "Who?", "s3": "Why?"}
+    generator = ScriptedGenerator(script)
+    stage = Caption(captioner(monkeypatch, generator, spare_prompts=spares, adapter={"s1": "style"}))
+    items = pictures(6)
+    found = CAPTIONS.table(stage(items)).to_pylist()
+    called_for = [row for item in items.to_pylist() for row in captions_called_for(stage.captioner, item)]
+    assert [row["caption_id"] for row in found] == [row["caption_id"] for row in called_for]
+    rows = {row["caption_id"]: row for row in found}
+
+    def ends(picture: str) -> list[tuple]:
+        return [(rows[f"{picture}/tiny/{p}"]["outcome"], rows[f"{picture}/tiny/{p}"]["prompt_name"]) for p in "ab"]
+
+    assert ends("r0") == [("kept", "a"), ("kept", "b")]
+    assert ends("r1") == [("kept", "s1"), ("kept", "b")]
+    assert ends("r2") == [("kept", "s2"), ("kept", "s3")]
+    assert ends("r3") == [("rejected", "a"), ("kept", "b")]
+    assert ends("r4") == [("error", "a"), ("kept", "b")]
+    assert ends("r5") == [("error", "s1"), ("rejected", "b")]
+    filled = rows["r1/tiny/a"]
+    assert (filled["text"], filled["adapter"], filled["reason"]) == ("a star for s1", "style", None)
+    assert filled["detail"] == "instead of a, which was rejected: empty"
+    assert filled["prompt_hash"] != rows["r0/tiny/a"]["prompt_hash"]
+    assert filled["seed"] != seed_of(0, "r1/tiny/a")
+    tries = CHECKS.max_resamples + 1
+    assert [rows[f"{p}/tiny/a"]["attempts"] for p in ("r0", "r1", "r2", "r3")] == [
+        1,
+        tries + 1,
+        2 * tries + 1,
+        4 * tries,
+    ]
+    asked = Counter((r.id.partition("/")[0], texts[r.text]) for r in generator.asked)
+    assert [asked[p, "s1"] for p in ("r0", "r1", "r2", "r3", "r4", "r5")] == [0, 1, tries, tries, 0, 1]
+    assert filled["prompt_tokens"] == rows["r0/tiny/a"]["prompt_tokens"] * (tries + 1)
+
+
+def test_spares_of_a_recipe_go_with_its_prompts():
+    def spares(**config) -> dict:
+        return prompts_of(
+            validate(CaptionerConfig, {"name": "t", "recipe": "blip2", "llm": {"model": "m"}} | config, "")
+        )[1]
+
+    assert spares() == {"picture": "a picture of"}
+    assert spares(spare_prompts={}) == spares(prompts={"own": "a drawing of"}) == {}
+    with pytest.raises(InputError, match="'photo' names a prompt and a spare prompt"):
+        spares(spare_prompts={"photo": "a photograph of"})
+    with pytest.raises(InputError, match="a level of generalized captions"):
+        spares(spare_prompts={"general": "a photograph of"})
+
+
+def test_adapters_of_a_captioner_and_of_its_prompts(monkeypatch):
+    generator = ScriptedGenerator(lambda r: ["a star"])
+    for adapter, expected in ((None, [None, None]), ("style", ["style"] * 2), ({"b": "style"}, [None, "style"])):
+        generator.asked.clear()
+        rows = CAPTIONS.table(Caption(captioner(monkeypatch, generator, adapter=adapter))(pictures(1))).to_pylist()
+        assert [r.adapter for r in generator.asked] == [r["adapter"] for r in rows[:2]] == expected
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -188,13 +315,14 @@ def test_translations_are_checked(monkeypatch):
     generator = ScriptedGenerator(lambda r: next(v for k, v in said.items() if r.text.endswith(": " + k)))
     monkeypatch.setattr(translate_stage, "build_generator", lambda llm, share: generator)
     checks = ChecksConfig(max_resamples=1, max_repeats=20)
-    stage = Translate(TranslateConfig(checks=checks), "rev")
+    stage = Translate(TranslateConfig(checks=checks, adapter="style"), "rev")
     rows = CAPTIONS.table(stage(captions(*said))).to_pylist()
     assert [r["reason"] for r in rows] == [None, "wrong_language", "length_ratio", "length_ratio"]
     first = rows[0]
     assert (first["caption_id"], first["source_caption_id"], first["source_text"]) == ("r0/x/ja", "r0/x", "a red star")
     assert (first["text"], first["language"], first["prompt_name"]) == ("赤い星がある", "ja", "translate_en_ja")
     assert [r["attempts"] for r in rows] == [1, 2, 2, 2]
+    assert {r["adapter"] for r in rows} == {r.adapter for r in generator.asked} == {"style"}
 
 
 # --- generalization ---
@@ -210,7 +338,7 @@ def test_the_word_limit_is_enforced(monkeypatch):
 
     generator = ScriptedGenerator(script)
     monkeypatch.setattr(generalize_stage, "build_generator", lambda llm, share: generator)
-    stage = Generalize(GeneralizeConfig(), "rev")
+    stage = Generalize(GeneralizeConfig(adapter="style"), "rev")
     rows = CAPTIONS.table(stage(captions("a red striped star left of nothing", "stubborn star"))).to_pylist()
     assert [(r["caption_id"], r["text"], r["reason"]) for r in rows] == [
         ("r0/x/general", "a colourful star on something", None),
@@ -219,6 +347,7 @@ def test_the_word_limit_is_enforced(monkeypatch):
         ("r1/x/five_words", "one two three four five six", "too_many_words"),
     ]
     assert rows[3]["attempts"] == 4
+    assert {r["adapter"] for r in rows} == {r.adapter for r in generator.asked} == {"style"}
     assert rows[3]["detail"] == "6 words, 5 allowed"
     assert all(r["gs"] is not None and r["source_gs"] is not None for r in rows if r["outcome"] == "kept")
     assert rows[0]["similarity"] == pytest.approx(1 / np.sqrt(4 * 4), abs=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -14,12 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
+import tiny_llm
 import yaml
 from aiohttp import web
-from fake_endpoint import FakeEndpoint, Fault, prompt_of
+from fake_endpoint import FakeEndpoint, Fault, prompt_of, status
 from processes import finish, start, wait_for
 
+from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
 from raysys.cli import main
+from raysys.engine.config import PoolConfig
+from raysys.errors import InputError
+from raysys.jobs.llm import language_stage
+from raysys.llm.config import LlmConfig
+from raysys.models import zoo
 from raysys.rows import CAPTIONS, TEXT_STATES
 from raysys.tables import open_table
 
@@ -155,6 +163,98 @@ def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow,
     assert cli(flow, "generalize", "--config", "generalize.yaml", "generalize.llm.prompt_format=chat",
                "generalize.llm.model=zoo:clip") == 2  # fmt: skip
     assert "zoo" in capsys.readouterr().err
+
+
+def test_models_and_workers_must_agree_about_gpus():
+    def stage(pool: dict, **llm) -> None:
+        config = TranslateConfig(llm=LlmConfig(model="zoo:rewriter", **llm))
+        language_stage("translate", Translate, (config, "rev"), translation_called_for, PoolConfig(**pool))
+
+    stage({"num_gpus": 1}, engine="transformers")
+    stage({"num_gpus": 0}, engine="transformers", transformers={"device": "cpu"})
+    with pytest.raises(InputError, match=r"device = cpu, but a worker reserves 1 GPU"):
+        stage({"num_gpus": 1}, engine="transformers", transformers={"device": "cpu"})
+    two = {"engine_kwargs": {"tensor_parallel_size": 2}}
+    for n in (0, 2):
+        stage({"num_gpus": n}, engine="vllm", vllm=two)
+    with pytest.raises(InputError, match=r"over 2 GPUs .* reserves 1\n.*num_gpus: 2"):
+        stage({"num_gpus": 1}, engine="vllm", vllm=two)
+
+
+def test_the_engine_of_the_driver_is_that_of_workers_and_retries(flow, monkeypatch):
+    """Without vLLM `auto` is transformers: so it is written down, though the workers of this cluster have vLLM."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else found(name))
+    args = ("--config", "translate.yaml", "output=chosen", "translate.llm.engine=auto")
+    assert cli(flow, "translate", *args, "--limit", "7") == 0
+    (record,) = (flow / "chosen").glob("*/_run/job.json")
+    assert json.loads(record.read_text())["config"]["translate"]["llm"]["engine"] == "transformers"
+    reference = {row["caption_id"]: row["text"] for row in rows(flow, "translated")}
+    assert {row["text"] for row in rows(flow, "chosen")} <= set(reference.values())
+    monkeypatch.undo()
+    assert cli(flow, "retry", "chosen") == 0
+
+
+def test_an_adapter_answers_and_is_recorded(flow, tmp_path, capsys):
+    adapter = tiny_llm.write_lora(tmp_path / "style", zoo.path("zoo:rewriter"), seed=1)
+    args = ("--config", "translate.yaml", "output=styled", f"translate.llm.transformers.adapters.style={adapter}")
+    assert cli(flow, "translate", *args, "translate.adapter=stile") == 2
+    assert "'stile' is not among llm.transformers.adapters: style" in capsys.readouterr().err
+    assert cli(flow, "translate", *args, "translate.adapter=style", "--limit", "7") == 0
+    found, plain = rows(flow, "styled"), {row["caption_id"]: row["text"] for row in rows(flow, "translated")}
+    assert {row["adapter"] for row in found} == {"style"}
+    assert [row["text"] for row in found] != [plain[row["caption_id"]] for row in found]
+    assert cli(flow, "translate", *args) == 2
+    assert "translate.adapter: 'style' → None" in capsys.readouterr().err
+
+
+def test_any_recipe_asks_an_endpoint(flow):
+    """BLIP-2 is a completion model on our engines; a server gets chats, with the recipe's prompts."""
+    with FakeEndpoint() as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url}}
+        config = CONFIGS["caption"] | {
+            "output": "remote",
+            "captioners": [{"name": "far", "recipe": "blip2", "llm": llm}],
+        }
+        (flow / "remote.yaml").write_text(yaml.safe_dump(config))
+        assert cli(flow, "caption", "--config", "remote.yaml") == 0
+        assert {post.path for post in server.seen} == {"/v1/chat/completions"}
+        assert {post.body["max_tokens"] for post in server.seen} == {40}
+        wrong = ("captioners.0.llm.prompt_format=completion", "output=refused")
+        assert cli(flow, "caption", "--config", "remote.yaml", *wrong) == 2
+    found = rows(flow, "remote")
+    assert Counter((row["outcome"], row["prompt_name"]) for row in found) == {
+        ("kept", "plain"): N,
+        ("kept", "photo"): N,
+    }
+
+
+def test_a_spare_prompt_that_failed_is_asked_again_by_retry(flow):
+    """A server that has no words for an empty prompt, and breaks when it is asked in the spare one."""
+    broken = True
+
+    def plan(number: int, body: dict) -> Fault | None:
+        if prompt_of(body) == "":
+            return status(200, {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": ""}}]})
+        return status(500) if broken and prompt_of(body) == "a picture of" else None
+
+    with FakeEndpoint(plan) as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url, "max_attempts": 1}}
+        config = CONFIGS["caption"] | {
+            "output": "spares",
+            "captioners": [{"name": "far", "recipe": "blip2", "llm": llm}],
+        }
+        (flow / "spares.yaml").write_text(yaml.safe_dump(config | {"engine": {"max_error_fraction": 1.0}}))
+        assert cli(flow, "caption", "--config", "spares.yaml") == 0
+        fates = Counter((row["outcome"], row["prompt_name"]) for row in rows(flow, "spares"))
+        assert fates == {("error", "picture"): N, ("kept", "photo"): N}
+        broken = False
+        assert cli(flow, "retry", "spares") == 0
+    found = rows(flow, "spares")
+    asked = Counter((row["outcome"], row["caption_id"].rpartition("/")[2], row["prompt_name"]) for row in found)
+    assert asked == {("kept", "plain", "picture"): N, ("kept", "photo", "photo"): N}
+    assert len({row["caption_id"] for row in found}) == 2 * N
+    assert cli(flow, "verify", "spares") == 0
 
 
 def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):

@@ -31,6 +31,7 @@ from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.llm.endpoint import EndpointGenerator
 from raysys.llm.endpoint_session import check_endpoint
+from raysys.llm.preflight import preflight
 from raysys.llm.rate_limit import Pace, backoff_s, retry_after_s
 from raysys.llm.seeds import draw_seed
 from tests.fake_endpoint import (
@@ -346,6 +347,18 @@ STAYING: dict[str, tuple[Fault, str, bool]] = {
         True,
     ),
     "filtered prompt": (status(400, {"error": {"message": "…", "code": "content_filter"}}), "content_filter", True),
+    "no room for the answer": (
+        status(
+            400, {"error": {"message": "'max_tokens' is too large: 800. This model's maximum context length is 128"}}
+        ),
+        "bad_request",
+        False,
+    ),
+    "moderation of OpenRouter": (
+        status(403, {"error": {"message": "This model requires moderation and your input was flagged.", "code": 403}}),
+        "content_filter",
+        True,
+    ),
     "filtered answer": (choices(message={"content": None}, finish_reason="content_filter"), "content_filter", True),
 }
 
@@ -384,6 +397,30 @@ def test_a_refused_key_ends_the_command(code: int, monkeypatch: pytest.MonkeyPat
         generator.close()
         assert len(server.seen) <= 2  # what was under way
     assert "sesame" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(("code", "ends"), [(401, True), (403, False)])
+def test_after_an_answer_only_401_is_about_the_key(code: int, ends: bool) -> None:
+    with FakeEndpoint(always(status(code), prompt="bad")) as server:
+        generator = EndpointGenerator(config(server))
+        good, bad = (Request(text, text, WARM, seed=7) for text in ("good", "bad"))
+        assert texts_of(generator.generate([good])[0]) == [said("good")]
+        if ends:
+            with pytest.raises(InputError, match="401"):
+                generator.generate([bad])
+        else:
+            (refused,) = generator.generate([bad])
+            assert (refused.reason, refused.bad_input) == ("http_403", False)
+            assert texts_of(generator.generate([good])[0]) == [said("good")]
+        generator.close()
+
+
+def test_a_moderated_first_prompt_is_not_a_refused_key() -> None:
+    flagged = {"error": {"message": "Your input was flagged", "code": "moderation_blocked"}}
+    with FakeEndpoint(first(status(403, flagged))) as server:
+        refused, good = ask(server, "bad", "good", endpoint={"max_in_flight": 1})
+    assert (refused.reason, refused.bad_input) == ("content_filter", True)
+    assert texts_of(good) == [said("good")]
 
 
 # Waiting
@@ -586,6 +623,20 @@ def test_check_finds_the_model() -> None:
         forgotten = config(server, {"base_url": f"http://127.0.0.1:{server.port}"})
         with pytest.raises(InputError, match=f"base_url=http://127.0.0.1:{server.port}/v1"):
             check_endpoint(forgotten)
+
+
+def test_check_compares_the_context_with_what_is_needed() -> None:
+    cards = {"data": [{"id": "tiny", "max_model_len": 128}, {"id": "wide", "max_model_len": 128}, {"id": "mute"}]}
+    with FakeEndpoint(models=status(200, cards)) as server:
+        assert check_endpoint(config(server), needed_tokens=128, adapters=["wide"]) is None
+        assert check_endpoint(config(server, model="mute"), needed_tokens=10**6) is None
+        with pytest.raises(InputError, match=r"need 129 tokens, 'tiny' .* has a context of 128\n.*max_tokens"):
+            check_endpoint(config(server), needed_tokens=129)
+        with pytest.raises(InputError, match=r"no adapter 'narrow'\n.*it has: mute, tiny, wide"):
+            check_endpoint(config(server), adapters=["narrow"])
+        with pytest.raises(InputError, match="context of 128"):
+            preflight(config(server), ["word " * 60], max_tokens=100)
+        preflight(config(server), ["word " * 20], max_tokens=100)
 
 
 @pytest.mark.parametrize(

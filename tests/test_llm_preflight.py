@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import tiny_llm
 
 from raysys.config import validate
-from raysys.errors import InputError, MissingExtra
+from raysys.errors import InputError
 from raysys.llm.build import build_generator, identity, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
@@ -50,7 +51,7 @@ def count(text: str, start: str = tiny_llm.START) -> int:
 def test_prompts_are_measured_as_the_model_sees_them(models):
     facts = preflight(llm(models / "chat"), ["a red circle", "two yellow stars and a blue square"], max_tokens=100)
     n = count("[user] two yellow stars and a blue square\n[assistant]")
-    assert facts == {"engine": "transformers", "format": "chat", "prompt_tokens": n, "context": 256}
+    assert facts == {"engine": "transformers", "format": "chat", "prompt_tokens": n, "context": 256, "notes": []}
     facts = preflight(llm(models / "base", template="Q: {prompt} A:"), ["a circle"], max_tokens=9)
     assert (facts["format"], facts["prompt_tokens"]) == ("completion", count("Q: a circle A:"))
     facts = preflight(llm(models / "blip2"), ["a photo of"], max_tokens=20, image_size=(640, 480))
@@ -92,7 +93,57 @@ def test_wrong_uses_of_a_model_are_refused(models, tmp_path):
         preflight(llm(models / "florence2"), ["<CAPTION> of a dog"], 8, (32, 32))
     with pytest.raises(InputError, match=r"adapter style: .* has no adapter_config\.json"):
         preflight(llm(models / "base", transformers={"adapters": {"style": str(models / "chat")}}), ["x"], 8)
-    preflight(llm(models / "base", transformers={"adapters": {"style": str(models / "adapter")}}), ["x"], 8)
+    style = {"adapters": {"style": str(models / "adapter")}}
+    preflight(llm(models / "base", transformers=style), ["x"], 8, adapters=["style"])
+    with pytest.raises(InputError, match=r"adapter = 'stile' is not among llm\.transformers\.adapters: style"):
+        preflight(llm(models / "base", transformers=style), ["x"], 8, adapters=["stile"])
+
+
+def test_settings_of_vllm_are_checked_before_a_gpu_is_asked_for(models, tmp_path):
+    def checked(**vllm):
+        return preflight(llm(models / "base", "vllm", vllm=vllm), ["x"], 8)
+
+    def ranked(rank) -> str:
+        folder = copied(models / "adapter", tmp_path / str(rank))
+        settings = json.loads((folder / "adapter_config.json").read_text()) | {"r": rank}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        return str(folder)
+
+    checked(adapters={"style": ranked(320)})
+    for rank, most, kwargs in ((513, 512, {}), (0, 512, {}), ("8", 512, {}), (64, 32, {"max_lora_rank": 32})):
+        with pytest.raises(InputError, match=rf"adapter style: .* has rank {rank!r}\n.*1 to {most}"):
+            checked(adapters={"style": ranked(rank)}, engine_kwargs=kwargs)
+    with pytest.raises(InputError, match=r"adapter style: .*none has no adapter_config"):
+        checked(adapters={"style": str(tmp_path / "none")})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+def test_names_that_vllm_does_not_know_are_found_before_a_gpu_is_asked_for(models):
+    with pytest.raises(InputError, match=r"vllm\.engine_kwargs\.tensor_paralel_size is no argument"):
+        preflight(llm(models / "chat", "vllm", vllm={"engine_kwargs": {"tensor_paralel_size": 2}}), ["x"], 8)
+    assert preflight(llm(models / "chat", "vllm", vllm={"engine_kwargs": {"seed": 1}}), ["x"], 8)["notes"] == []
+
+
+def test_pictures_go_to_an_endpoint_in_chat_format_only():
+    remote = {"endpoint": {"base_url": "http://127.0.0.1:1/v1"}, "revision": "1"}
+    preflight(llm("m", "openai", **remote), ["x"], 8, image_size=(64, 64))
+    preflight(llm("m", "openai", prompt_format="completion", **remote), ["x"], 8)
+    with pytest.raises(InputError, match="takes no picture to an endpoint"):
+        preflight(llm("m", "openai", prompt_format="completion", **remote), ["x"], 8, image_size=(64, 64))
+
+
+def test_the_device_is_the_workers(models, monkeypatch):
+    """`auto` finds the GPU of the process that loads the model."""
+    import torch
+
+    from raysys.llm import transformers as engine
+
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
+    for there, given, expected in ((True, {}, "cuda"), (False, {}, "cpu"), (True, {"device": "cpu"}, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        engine.TransformersGenerator(llm(models / "chat", transformers=given))
+        assert moved.pop() == expected
 
 
 def test_prompt_image_and_answer_must_fit_into_the_context(models):
@@ -155,23 +206,29 @@ def test_a_start_token_is_there_once(models):
 
 
 def test_auto_is_vllm_where_it_is_installed_and_serves_the_model(models, monkeypatch):
-    import importlib.util
-
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "vllm" else found(name))
     assert resolve_engine(llm(models / "chat", "auto")) == "vllm"
     assert resolve_engine(llm(models / "florence2", "auto")) == "transformers"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else found(name))
     assert resolve_engine(llm(models / "chat", "auto")) == "transformers"
-    with pytest.raises(MissingExtra):
-        preflight(llm(models / "chat", "vllm"), ["x"], 8)
-    with pytest.raises(MissingExtra):
+    (note,) = preflight(llm(models / "chat", "vllm"), ["x"], 8)["notes"]
+    assert "the workers need it" in note
+    with pytest.raises(InputError, match=r"vllm is not installed on .*\n.*engine: transformers"):
         build_generator(llm(models / "chat", "vllm"))
+
+
+def test_an_endpoint_is_what_auto_means_where_one_is_given():
+    endpoint = {"base_url": "http://127.0.0.1:1/v1"}
+    assert resolve_engine(llm("gpt-x", "auto", endpoint=endpoint)) == "openai"
+    for engine in ("vllm", "transformers"):
+        with pytest.raises(InputError, match=f"engine = {engine} does not ask the endpoint"):
+            validate(LlmConfig, {"model": "m", "engine": engine, "endpoint": endpoint}, "test")
 
 
 def test_identity_is_what_changes_answers(models, tmp_path):
     base = identity(llm(models / "chat"))
-    assert base["revision"] == revision(llm(models / "chat"))
+    assert base["weights"] == revision(llm(models / "chat"))
     copy = copied(models / "chat", tmp_path / "elsewhere")
     same = llm(copy, transformers={"batch_size": 3, "device": "cuda:1"})
     assert identity(same) == base
@@ -185,13 +242,21 @@ def test_identity_is_what_changes_answers(models, tmp_path):
         "kwargs": llm(models / "chat", transformers={"generate_kwargs": {"num_beams": 2}}),
         "adapters": llm(models / "chat", transformers={"adapters": {"style": str(models / "adapter")}}),
         "engine": llm(models / "chat", "vllm"),
-        "revision": llm(models / "base", prompt_format="auto"),
+        "weights": llm(models / "base", prompt_format="auto"),
+        "revision": llm(models / "chat", revision="v1"),
     }
     for key, config in changed.items():
         assert {k for k, v in identity(config).items() if base[k] != v} == {key}
     (copy / "chat_template.jinja").write_text(STRINGS)
-    assert identity(same)["revision"] != base["revision"]
+    assert identity(same)["weights"] != base["weights"]
     json.dumps(identity(changed["adapters"]))
+
+
+def test_a_named_revision_hides_no_other_weights():
+    """Two models of the zoo under one made-up name."""
+    captioner, rewriter = (identity(llm(f"zoo:{name}", revision="v1")) for name in ("captioner", "rewriter"))
+    assert {k for k, v in captioner.items() if rewriter[k] != v} == {"weights"}
+    assert revision(llm("zoo:captioner", revision="v1")) == "v1"
 
 
 def test_engine_kwargs_count_when_they_change_answers(models):
@@ -199,6 +264,8 @@ def test_engine_kwargs_count_when_they_change_answers(models):
         return identity(llm(models / "chat", "vllm", vllm={"engine_kwargs": engine_kwargs}))["kwargs"]
 
     assert kwargs(gpu_memory_utilization=0.5, tensor_parallel_size=2, enable_prefix_caching=False) == {}
+    for changes_answers in ({"load_format": "dummy"}, {"limit_mm_per_prompt": {"image": 0}}):
+        assert kwargs(**changes_answers) == changes_answers
     assert kwargs(quantization="fp8", mm_processor_kwargs={"max_pixels": 9}, enforce_eager=True) == {
         "quantization": "fp8",
         "mm_processor_kwargs": {"max_pixels": 9},
@@ -209,8 +276,13 @@ def test_an_endpoint_is_known_by_its_model_name():
     endpoint = {"base_url": "http://127.0.0.1:1/v1"}
     config = llm("some-model", "openai", endpoint=endpoint)
     assert identity(config)["model"] == revision(config) == "some-model"
-    assert revision(config.model_copy(update={"revision": "2026-05"})) == "2026-05"
-    assert preflight(config, ["x"], 8)["engine"] == "openai"
+    named = config.model_copy(update={"revision": "2026-05"})
+    assert revision(named) == "2026-05"
+    assert {k for k, v in identity(named).items() if identity(config)[k] != v} == {"revision"}
+    away, by_name = preflight(config, ["x"], 8)["notes"]
+    assert "cannot be reached" in away
+    assert "set llm.revision" in by_name
+    assert len(preflight(named, ["x"], 8)["notes"]) == 1
     moved = llm("some-model", "openai", endpoint={"base_url": "http://10.0.0.1/v1", "timeout_s": 9})
     assert identity(moved) == identity(config)
 

@@ -4,46 +4,135 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from raysys import outcomes
 from raysys.captions.ask import Question, ask, seed_of
 from raysys.captions.checks import ChecksConfig, problem
 from raysys.captions.pictures import pixels_of
-from raysys.captions.recipes import RECIPES, default_sampling, with_recipe
+from raysys.captions.recipes import RECIPES, sampling_with_recipe, with_recipe
 from raysys.config import Config
 from raysys.errors import InputError
-from raysys.llm.build import build_generator, revision
+from raysys.llm.build import build_generator, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
+from raysys.llm.folder import model_folder
+from raysys.llm.instructions import GENERALIZE
 from raysys.rows import FATE
+
+ORIGINAL = "original"
+"""Captioner of the captions that came with the images."""
+
+NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+"""Of captioners and prompts: they are parts of caption_id, between slashes."""
 
 
 class CaptionerConfig(Config):
-    """One captioner: a model, and what it is asked."""
+    """One captioner: a model, and what it is asked. What it leaves unsaid, the recipe says, once it is validated."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", description="names it in caption_id and in reports")
+    name: str = Field(pattern=NAME, description="names it in caption_id and in reports")
     recipe: str = Field("chat", description=f"defaults for a kind of model: {', '.join(RECIPES)}")
     llm: LlmConfig = Field(description="model and engine")
     prompts: dict[str, str] | None = Field(
         None, description="prompt name → text, one caption for each; null = the recipe's"
     )
+    spare_prompts: dict[str, str] | None = Field(
+        None,
+        description="prompt name → text: other wordings, in this order, for images where a caption was rejected; the "
+        "answer stands in for it; null = the recipe's with the recipe's prompts, none with others",
+    )
     language: str | None = Field(None, description="language of its captions: en, ja …; null = the recipe's")
     image_size: int | None = Field(None, ge=16, description="pictures are shrunk to this longest side, px")
-    sampling: SamplingConfig | None = Field(None, description="how tokens are drawn; null = greedy, recipe's length")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(), description="how tokens are drawn; max_tokens is the recipe's where it is not given"
+    )
+    adapter: str | dict[str, str] | None = Field(
+        None,
+        description="LoRA adapter that answers, of the engine's `adapters`: of all or prompt name → adapter",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == ORIGINAL:
+            raise ValueError("is the name of the captions that came with the images")
+        return name
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_known(cls, recipe: str) -> str:
+        if recipe not in RECIPES:
+            raise ValueError(f"use one of {', '.join(RECIPES)}")
+        return recipe
+
+    # Filled in here and not where it is used: the configuration that a run records, and a retry reads, says it all.
+    @field_validator("llm")
+    @classmethod
+    def _llm_with_recipe(cls, llm: LlmConfig, info: ValidationInfo) -> LlmConfig:
+        recipe = info.data.get("recipe")  # missing when it is wrong
+        return llm if recipe is None else with_recipe(llm, RECIPES[recipe])
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_with_recipe(cls, sampling: SamplingConfig, info: ValidationInfo) -> SamplingConfig:
+        recipe = info.data.get("recipe")
+        return sampling if recipe is None else sampling_with_recipe(sampling, RECIPES[recipe])
+
+    @field_validator("prompts", "spare_prompts")
+    @classmethod
+    def _prompt_names_are_free(cls, prompts: dict[str, str] | None) -> dict[str, str] | None:
+        return None if prompts is None else _with_free_names(prompts)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> CaptionerConfig:
+        prompts, spares = prompts_of(self)
+        if twice := sorted(set(prompts) & set(spares)):
+            raise ValueError(f"{twice[0]!r} names a prompt and a spare prompt")
+        names = {*prompts, *spares}
+        if isinstance(self.adapter, dict) and (unknown := sorted(set(self.adapter) - names)):
+            raise ValueError(f"adapter names prompt {unknown[0]!r}; there are {', '.join(sorted(names))}")
+        return self
+
+
+def prompts_of(config: CaptionerConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """(prompts, spare prompts): the configured ones, else the recipe's, whose spares go with its prompts only."""
+    recipe = RECIPES[config.recipe]
+    spares = recipe.spare_prompts if config.prompts is None else {}
+    return (
+        recipe.prompts if config.prompts is None else config.prompts,
+        spares if config.spare_prompts is None else config.spare_prompts,
+    )
+
+
+def _with_free_names(prompts: Mapping[str, str]) -> Mapping[str, str]:
+    """ValueError on a name that would make a caption_id of another meaning."""
+    for name in prompts:
+        if not re.fullmatch(NAME, name):
+            raise ValueError(f"prompt name {name!r}: use small letters, digits, '_', '.' and '-'")
+        if name in GENERALIZE:
+            raise ValueError(f"prompt name {name!r} is that of a level of generalized captions")
+    return prompts
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A captioner with its recipe applied; `revision` says which weights or which endpoint's model."""
+    """A captioner with its recipe applied and its engine chosen.
+
+    adapters: prompt name → the LoRA adapter that answers, or None. revision: which weights or which endpoint's model.
+    """
 
     name: str
     llm: LlmConfig
     prompts: dict[str, str]
+    spare_prompts: dict[str, str]
+    adapters: dict[str, str | None]
     language: str
     image_size: int
     sampling: SamplingConfig
@@ -53,26 +142,31 @@ class Captioner:
 
 
 def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Captioner:
-    """InputError on an unknown recipe, or one that needs remote code which was not allowed."""
-    if config.recipe not in RECIPES:
-        raise InputError(f"captioner {config.name}: recipe = {config.recipe!r}", f"use one of {', '.join(RECIPES)}")
-    recipe = RECIPES[config.recipe]
-    llm = with_recipe(config.llm, recipe)
-    if recipe.needs_remote_code and llm.remote_code_commit is None and llm.engine != "openai":
+    """InputError on a missing model folder, or a recipe that needs remote code which was not allowed."""
+    recipe, llm = RECIPES[config.recipe], config.llm
+    if not llm.is_remote:
+        model_folder(llm.model, recipe.repository)
+    llm = llm.model_copy(update={"engine": resolve_engine(llm)})
+    if recipe.needs_remote_code and llm.remote_code_commit is None and not llm.is_remote:
         raise InputError(
             f"captioner {config.name}: models of recipe {config.recipe} bring Python code of their own",
             "read it, then set llm.remote_code_commit to the commit you read",
         )
-    prompts = config.prompts if config.prompts is not None else recipe.prompts
+    prompts, spares = prompts_of(config)
     if not prompts:
         raise InputError(f"captioner {config.name} has no prompts", "give at least one, it may be empty text")
+    adapters = (
+        config.adapter if isinstance(config.adapter, dict) else dict.fromkeys([*prompts, *spares], config.adapter)
+    )
     return Captioner(
         name=config.name,
         llm=llm,
         prompts=prompts,
+        spare_prompts=spares,
+        adapters={name: adapters.get(name) for name in [*prompts, *spares]},
         language=config.language or recipe.language,
         image_size=config.image_size or recipe.image_size,
-        sampling=config.sampling or default_sampling(recipe),
+        sampling=config.sampling,
         revision=revision(llm),
         seed=seed,
         checks=checks,
@@ -96,11 +190,19 @@ def captions_called_for(captioner: Captioner, item: dict[str, Any]) -> list[dict
             "captioner": captioner.name,
             "model": captioner.llm.model,
             "revision": captioner.revision,
-            "prompt_name": name,
-            "prompt_hash": prompt_hash(captioner.llm, prompt),
         }
+        | _asked(captioner, name, prompt)
         for name, prompt in captioner.prompts.items()
     ]
+
+
+def _asked(captioner: Captioner, name: str, prompt: str) -> dict[str, Any]:
+    """The columns that depend on the prompt."""
+    return {
+        "adapter": captioner.adapters[name],
+        "prompt_name": name,
+        "prompt_hash": prompt_hash(captioner.llm, prompt),
+    }
 
 
 class Caption:
@@ -113,31 +215,71 @@ class Caption:
 
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
         """Raises EngineDied."""
-        captioner = self.captioner
         rows: list[dict[str, Any]] = []
-        questions: list[Question] = []
-        asked: list[int] = []
+        images: dict[int, Any] = {}
         for item in items.to_pylist():
             image = pixels_of(item)
-            for row in captions_called_for(captioner, item):
+            for row in captions_called_for(self.captioner, item):
                 if image is None:
                     row |= {field.name: item[field.name] for field in FATE}
                 else:
-                    asked.append(len(rows))
-                    questions.append(self._question(row, image))
+                    images[len(rows)] = image
                 rows.append(row)
-        answers = ask(self.generator, questions, captioner.checks, f"caption-{captioner.name}")
-        for place, answer in zip(asked, answers, strict=True):
-            rows[place] |= answer.columns
+        answered = self._answered([rows[place] for place in images], list(images.values()))
+        for place, row in zip(images, answered, strict=True):
+            rows[place] = row
+        for name in self.captioner.spare_prompts:
+            self._stand_in(name, rows, images)
         return rows
 
+    def _stand_in(self, name: str, rows: list[dict[str, Any]], images: Mapping[int, Any]) -> None:
+        """Ask one spare prompt about every picture with a rejected caption; a good answer takes the place of the first.
+
+        So a picture gets each wording once, as long as it lacks a caption; and the rows that it must end as stay known
+        beforehand, which resuming, retrying and choosing "captioner/prompt" downstream depend on.
+        """
+        first: dict[str, int] = {}
+        for place in images:
+            if rows[place]["outcome"] == outcomes.REJECTED:
+                first.setdefault(rows[place]["row_id"], place)
+        columns = _asked(self.captioner, name, self.captioner.spare_prompts[name])
+        answered = self._answered(
+            [rows[place] | columns for place in first.values()], [images[p] for p in first.values()]
+        )
+        for place, row in zip(first.values(), answered, strict=True):
+            rows[place] = _instead(rows[place], row)
+
+    def _answered(self, rows: list[dict[str, Any]], images: list[Any]) -> list[dict[str, Any]]:
+        captioner = self.captioner
+        questions = [self._question(row, image) for row, image in zip(rows, images, strict=True)]
+        answers = ask(self.generator, questions, captioner.checks, f"caption-{captioner.name}")
+        return [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
+
     def _question(self, row: dict[str, Any], image: Any) -> Question:
-        captioner, caption_id = self.captioner, row["caption_id"]
+        captioner, caption_id, name = self.captioner, row["caption_id"], row["prompt_name"]
+        is_spare = name in captioner.spare_prompts
         request = Request(
             id=caption_id,
-            text=captioner.prompts[row["prompt_name"]],
+            text=(captioner.spare_prompts if is_spare else captioner.prompts)[name],
             sampling=captioner.sampling,
-            seed=seed_of(captioner.seed, caption_id),
+            seed=seed_of(captioner.seed, f"{caption_id}/{name}" if is_spare else caption_id),
             image=image,
+            adapter=row["adapter"],
         )
         return Question(request, partial(problem, language=captioner.language, config=captioner.checks))
+
+
+def _instead(rejected: dict[str, Any], spare: dict[str, Any]) -> dict[str, Any]:
+    """The row that stands for a rejected caption once a spare prompt was asked; what both cost is added up.
+
+    Another rejection changes nothing else. An error is one: a retry asks all over again.
+    """
+    cost = {}
+    for name in ("attempts", "prompt_tokens", "completion_tokens"):
+        counts = (rejected[name], spare[name])
+        cost[name] = None if None in counts else sum(counts)
+    if spare["outcome"] == outcomes.REJECTED:
+        return rejected | cost
+    if spare["outcome"] == outcomes.KEPT:
+        cost["detail"] = f"instead of {rejected['prompt_name']}, which was rejected: {rejected['reason']}"
+    return spare | cost

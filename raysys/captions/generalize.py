@@ -35,6 +35,7 @@ class GeneralizeConfig(Config):
     """How captions are generalized."""
 
     llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
+    adapter: str | None = Field(None, description="LoRA adapter that answers, of the engine's `adapters`; null = none")
     levels: tuple[Level, ...] = Field(
         ("general", "five_words"), min_length=1, description="one generalized caption for each"
     )
@@ -71,6 +72,7 @@ def generalizations_called_for(config: GeneralizeConfig, revision: str, item: di
             "source_text": item["text"],
             "model": config.llm.model,
             "revision": revision,
+            "adapter": config.adapter,
             "prompt_name": level,
             "prompt_hash": prompt_hash(config.llm, GENERALIZE[level]),
         }
@@ -111,6 +113,7 @@ class Generalize:
             text=generalize_prompt(level, source),
             sampling=config.sampling,
             seed=seed_of(config.seed, row["caption_id"]),
+            adapter=config.adapter,
         )
         return Question(request, lambda text, finish: generalization_problem(text, finish, level, config.checks))
 

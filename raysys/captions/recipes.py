@@ -1,7 +1,7 @@
 """How published captioners want to be asked: their prompts, formats and picture sizes. Values, no code.
 
-A recipe fills what the configuration leaves at its default; everything can be overridden. Weights are never
-downloaded: fetch a pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
+A recipe fills what the configuration does not say; everything can be overridden. Weights are never downloaded: fetch a
+pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raysys.llm.config import LlmConfig, TransformersConfig, VllmConfig
+from raysys.llm.config import LlmConfig
 from raysys.llm.contract import SamplingConfig
 
 
@@ -17,15 +17,17 @@ from raysys.llm.contract import SamplingConfig
 class Recipe:
     """Defaults of one kind of captioner.
 
-    repository: where the weights are found, for messages and documentation.
+    repository: where the weights are found, for the message of a missing folder; None = there are many.
     prompts: name → text; each gives one caption per image.
+    spare_prompts: name → text, other wordings for images where a caption was rejected.
     image_size: pictures are shrunk to this longest side, px, before they travel.
     """
 
-    repository: str
+    repository: str | None
     prompts: dict[str, str]
     image_size: int
     max_tokens: int
+    spare_prompts: dict[str, str] = field(default_factory=dict)
     language: str = "en"
     engine: str = "auto"
     prompt_format: Literal["auto", "chat", "completion"] = "chat"
@@ -37,11 +39,13 @@ class Recipe:
 
 
 _DESCRIBE = "Describe this image in one or two plain sentences."
+_SHOWS = {"shows": "What does this image show? Answer in one plain sentence."}
 
 RECIPES: dict[str, Recipe] = {
     "chat": Recipe(
-        repository="any vision-language model with a chat template",
+        repository=None,
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=512,
         max_tokens=128,
     ),
@@ -49,6 +53,7 @@ RECIPES: dict[str, Recipe] = {
     "blip2": Recipe(
         repository="Salesforce/blip2-opt-2.7b",
         prompts={"plain": "", "photo": "a photo of"},
+        spare_prompts={"picture": "a picture of"},
         image_size=364,
         max_tokens=40,
         prompt_format="completion",
@@ -57,6 +62,7 @@ RECIPES: dict[str, Recipe] = {
     "florence2": Recipe(
         repository="florence-community/Florence-2-large",
         prompts={"caption": "<CAPTION>", "detailed": "<DETAILED_CAPTION>"},
+        spare_prompts={"more_detailed": "<MORE_DETAILED_CAPTION>"},
         image_size=768,
         max_tokens=256,
         engine="transformers",
@@ -66,37 +72,38 @@ RECIPES: dict[str, Recipe] = {
     "phi3_vision": Recipe(
         repository="microsoft/Phi-3-vision-128k-instruct",
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=672,
         max_tokens=128,
         prompt_format="completion",
         template="<|user|>\n<|image_1|>\n{prompt}<|end|>\n<|assistant|>\n",
         max_model_len=4096,
         needs_remote_code=True,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}, "mm_processor_kwargs": {"num_crops": 4}},
+        engine_kwargs={"mm_processor_kwargs": {"num_crops": 4}},
     ),
     "qwen2_vl": Recipe(
         repository="Qwen/Qwen2-VL-2B-Instruct",
         prompts={"describe": _DESCRIBE},
+        spare_prompts=_SHOWS,
         image_size=512,
         max_tokens=128,
         max_model_len=2048,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
     ),
     # LLaVA-1.5's conversation format with a Japanese question.
     "llava_ja": Recipe(
-        repository="a Japanese LLaVA in the llava-hf layout",
+        repository=None,
         prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
+        spare_prompts={"shows": "この画像には何が写っていますか。一文で答えてください。"},
         image_size=336,
         max_tokens=128,
         language="ja",
         prompt_format="completion",
         template="USER: <image>\n{prompt} ASSISTANT:",
         max_model_len=2048,
-        engine_kwargs={"limit_mm_per_prompt": {"image": 1}},
     ),
     # The embedded captioner: scenes of 64 px, its two prompts are those it was trained with.
     "scenes": Recipe(
-        repository="zoo:captioner",
+        repository=None,
         prompts={"photo": "a photo of", "picture": "a picture of"},
         image_size=64,
         max_tokens=48,
@@ -106,19 +113,26 @@ RECIPES: dict[str, Recipe] = {
 
 
 def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
-    """`llm` with the recipe's values where it has its own defaults."""
-    default = LlmConfig.model_fields
-    changes: dict[str, Any] = {}
-    for name in ("engine", "prompt_format", "template", "max_model_len"):
-        if getattr(llm, name) == default[name].default:
-            changes[name] = getattr(recipe, name)
-    vllm = recipe.engine_kwargs | llm.vllm.engine_kwargs
-    generate = recipe.generate_kwargs | llm.transformers.generate_kwargs
-    changes["vllm"] = VllmConfig(**llm.vllm.model_dump() | {"engine_kwargs": vllm})
-    changes["transformers"] = TransformersConfig(**llm.transformers.model_dump() | {"generate_kwargs": generate})
-    return llm.model_copy(update=changes)
+    """`llm` with the recipe's values where it says nothing; a second time changes nothing.
+
+    An endpoint's model is left as it is: the server has its chat template and its engine's settings.
+    """
+    if llm.is_remote:
+        return llm
+    unsaid = {"engine", "prompt_format", "template", "max_model_len"} - llm.model_fields_set
+    engine_kwargs = recipe.engine_kwargs | llm.vllm.engine_kwargs
+    generate_kwargs = recipe.generate_kwargs | llm.transformers.generate_kwargs
+    return llm.model_copy(
+        update={name: getattr(recipe, name) for name in unsaid}
+        | {
+            "vllm": llm.vllm.model_copy(update={"engine_kwargs": engine_kwargs}),
+            "transformers": llm.transformers.model_copy(update={"generate_kwargs": generate_kwargs}),
+        }
+    )
 
 
-def default_sampling(recipe: Recipe) -> SamplingConfig:
-    """Greedy, as long as the recipe allows."""
-    return SamplingConfig(max_tokens=recipe.max_tokens)
+def sampling_with_recipe(sampling: SamplingConfig, recipe: Recipe) -> SamplingConfig:
+    """`sampling`, with the recipe's length where it says none."""
+    if "max_tokens" in sampling.model_fields_set:
+        return sampling
+    return sampling.model_copy(update={"max_tokens": recipe.max_tokens})

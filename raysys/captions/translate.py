@@ -21,6 +21,7 @@ class TranslateConfig(Config):
     """Which language becomes which, and what a translation must look like."""
 
     llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
+    adapter: str | None = Field(None, description="LoRA adapter that answers, of the engine's `adapters`; null = none")
     source: str = Field("en", description=f"language of the captions that are translated: {', '.join(LANGUAGE_NAMES)}")
     target: str = Field("ja", description="language of the translations, another one of them")
     sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
@@ -57,6 +58,7 @@ def translation_called_for(config: TranslateConfig, revision: str, item: dict[st
             "source_text": item["text"],
             "model": config.llm.model,
             "revision": revision,
+            "adapter": config.adapter,
             "prompt_name": f"translate_{config.source}_{config.target}",
             "prompt_hash": prompt_hash(config.llm, TRANSLATE),
         }
@@ -85,6 +87,7 @@ class Translate:
             text=translate_prompt(source, config.source, config.target),
             sampling=config.sampling,
             seed=seed_of(config.seed, row["caption_id"]),
+            adapter=config.adapter,
         )
         return Question(request, lambda text, finish: self._problem(source, text, finish))
 

@@ -59,6 +59,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     samples = complete(config.samples, SAMPLES)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
     captioners = [_resolved(config, c) for c in config.captioners]
+    config = _with_engines(config, captioners)
     _refuse_too_few(config, captioners)
     jobs = [
         _job(config, own.engine or config.engine, captioner, samples, duplicates)
@@ -74,8 +75,16 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 def _resolved(config: JobConfig, captioner: CaptionerConfig) -> Captioner:
     resolved = resolve(captioner, config.checks, config.seed)
-    check_model(resolved.llm, list(resolved.prompts.values()), resolved.sampling, resolved.image_size)
+    prompts, adapters = [*resolved.prompts.values(), *resolved.spare_prompts.values()], list(resolved.adapters.values())
+    check_model(resolved.llm, prompts, resolved.sampling, resolved.image_size, adapters)
     return resolved
+
+
+def _with_engines(config: JobConfig, captioners: list[Captioner]) -> JobConfig:
+    """The configuration as it is recorded, for retries: with the engines that were chosen."""
+    pairs = zip(config.captioners, captioners, strict=True)
+    chosen = tuple(own.model_copy(update={"llm": captioner.llm}) for own, captioner in pairs)
+    return config.model_copy(update={"captioners": chosen})
 
 
 def _refuse_too_few(config: JobConfig, captioners: list[Captioner]) -> None:
@@ -104,6 +113,8 @@ def _job(
             "duplicates": duplicates.identity if duplicates else None,
             "llm": identity(captioner.llm),
             "prompts": captioner.prompts,
+            "spare_prompts": list(captioner.spare_prompts.items()),
+            "adapters": captioner.adapters,
             "language": captioner.language,
             "image_size": captioner.image_size,
             "sampling": captioner.sampling.model_dump(mode="json"),

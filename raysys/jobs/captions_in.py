@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from raysys.captions.caption import ORIGINAL
 from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.inputs import KeptRows
@@ -21,9 +22,6 @@ COLUMNS = ("caption_id", "row_id", "sample_id", "text", "language", "captioner",
 
 NOT_GENERALIZED = "none"
 """In filters, the level of captions that have none."""
-
-ORIGINAL = "original"
-"""Captioner of the captions that came with the images."""
 
 
 @dataclass(frozen=True)

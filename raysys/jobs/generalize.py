@@ -14,7 +14,7 @@ from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
 from raysys.jobs.captions_in import NOT_GENERALIZED, CaptionFilter, CaptionRows
 from raysys.jobs.inputs import complete, with_representatives
-from raysys.jobs.llm import check_model, language_stage
+from raysys.jobs.llm import check_model, language_stage, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
@@ -39,9 +39,10 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one caption per level for every English caption that is not generalized yet."""
+    config = config.model_copy(update={"generalize": pinned(config.generalize)})
     generalize = config.generalize
     prompts = [generalize_prompt(level, "caption") for level in generalize.levels]
-    check_model(generalize.llm, prompts, generalize.sampling)
+    check_model(generalize.llm, prompts, generalize.sampling, adapters=[generalize.adapter])
     record = run_table(_job(config), config, options)
     if record and not options.dry_run:
         record["levels"] = summary_of_levels(config.output)

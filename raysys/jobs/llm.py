@@ -5,21 +5,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 
+from raysys.config import Config
 from raysys.engine.config import PoolConfig
+from raysys.errors import InputError
 from raysys.jobs.stages import Rows, RowStage
+from raysys.llm.build import resolve_engine
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import SamplingConfig
 from raysys.llm.preflight import preflight
 
+C = TypeVar("C", bound=Config)
 
-def check_model(llm: LlmConfig, texts: Sequence[str], sampling: SamplingConfig, image_size: int | None = None) -> None:
+
+def pinned(section: C) -> C:
+    """A section with a language model, its `engine: auto` resolved: workers and retries, which may find other packages
+    installed, use the engine that the fingerprint names. Raises InputError without the model's folder."""
+    llm = section.llm.model_copy(update={"engine": resolve_engine(section.llm)})
+    return section.model_copy(update={"llm": llm})
+
+
+def check_model(
+    llm: LlmConfig,
+    texts: Sequence[str],
+    sampling: SamplingConfig,
+    image_size: int | None = None,
+    adapters: Sequence[str | None] = (),
+) -> None:
     """What would go wrong on every worker is said here, before a GPU is asked for. Raises InputError."""
     size = None if image_size is None else (image_size, image_size)
-    found = preflight(llm, texts, sampling.max_tokens, size)
-    if note := found.get("note"):
+    found = preflight(llm, texts, sampling.max_tokens, size, [name for name in adapters if name is not None])
+    for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -30,6 +49,30 @@ def language_stage(
     called_for: Callable[..., Rows],
     pool: PoolConfig,
 ) -> tuple[Callable[..., RowStage], tuple]:
-    """(factory, arguments) of a stage that holds an engine: `called_for(args[0], item)` names the rows of an item."""
+    """(factory, arguments) of a stage that holds an engine: `called_for(args[0], item)` names the rows of an item.
+
+    Raises InputError when the model of `args[0]` and the pool disagree about GPUs.
+    """
+    _check_gpus(args[0].llm, pool)
     share = 1.0 / pool.max_size  # of a rate limit: all workers together keep it
     return RowStage, (name, build, (*args, share), partial(called_for, *args))
+
+
+def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:
+    """Only where workers reserve GPUs: without a reservation nobody knows what they will see."""
+    if not pool.num_gpus or llm.is_remote:
+        return
+    engine = resolve_engine(llm)
+    if engine == "transformers" and llm.transformers.device == "cpu":
+        raise InputError(
+            f"llm.transformers.device = cpu, but a worker reserves {pool.num_gpus:g} GPU (engine.pool.num_gpus)",
+            "leave device out, or set engine.pool.num_gpus: 0",
+        )
+    kwargs = llm.vllm.engine_kwargs
+    needed = kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1)
+    if engine == "vllm" and needed > max(1, pool.num_gpus):
+        raise InputError(
+            f"llm.vllm.engine_kwargs: the engine spreads over {needed} GPUs (tensor_parallel_size × "
+            f"pipeline_parallel_size), a worker reserves {pool.num_gpus:g}",
+            f"set engine.pool.num_gpus: {needed}",
+        )

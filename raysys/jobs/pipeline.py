@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from raysys.captions.caption import ORIGINAL
 from raysys.captions.generalize import GeneralizeConfig, Level
 from raysys.captions.recipes import RECIPES
 from raysys.config import Config, dump
@@ -35,7 +36,7 @@ from raysys.jobs import (
     scenes,
     train_diffusion,
 )
-from raysys.jobs.captions_in import ORIGINAL, CaptionSource
+from raysys.jobs.captions_in import CaptionSource
 from raysys.jobs.layout import GENERALIZED, MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_limit, refuse_lost_path

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysys.captions.caption import ORIGINAL
 from raysys.captions.generality import REFERENCE
-from raysys.jobs.captions_in import ORIGINAL
 from raysys.jobs.generalize import summary_of_levels
 from raysys.jobs.layout import Layout
 from raysys.outcomes import KEPT, Counts

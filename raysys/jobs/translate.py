@@ -11,7 +11,7 @@ from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.jobs.captions_in import CaptionFilter, CaptionRows
 from raysys.jobs.inputs import complete
-from raysys.jobs.llm import check_model, language_stage
+from raysys.jobs.llm import check_model, language_stage, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
@@ -31,8 +31,10 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one translation per caption of the source language; the others are left alone."""
+    config = config.model_copy(update={"translate": pinned(config.translate)})
     translate = config.translate
-    check_model(translate.llm, [translate_prompt("caption", translate.source, translate.target)], translate.sampling)
+    prompts = [translate_prompt("caption", translate.source, translate.target)]
+    check_model(translate.llm, prompts, translate.sampling, adapters=[translate.adapter])
     captions = complete(config.captions, CAPTIONS)
     load, parts = CaptionRows.of(captions, CaptionFilter(language=translate.source)), captions.inputs()
     load.first(parts)

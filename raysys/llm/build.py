@@ -31,8 +31,6 @@ _SPEED_ONLY = frozenset(
         "enforce_eager",
         "gpu_memory_utilization",
         "kv_cache_memory_bytes",
-        "limit_mm_per_prompt",
-        "load_format",
         "max_cpu_loras",
         "max_lora_rank",
         "max_loras",
@@ -44,11 +42,18 @@ _SPEED_ONLY = frozenset(
         "use_tqdm_on_load",
     }
 )
-"""Arguments of vLLM's engine that move time and memory, not answers (beyond the rounding of the last bits)."""
+"""Arguments of vLLM's engine that move time and memory, not answers (beyond the rounding of the last bits).
+
+Not among them: load_format, which can mean random weights, and limit_mm_per_prompt, which can mean that no picture is
+taken.
+"""
 
 
 def resolve_engine(config: LlmConfig) -> Engine:
-    """The engine that `config.engine` means here: auto is vllm where it is installed and serves the model."""
+    """The engine that `config.engine` means here: auto is the endpoint where there is one, else vllm where it is
+    installed and serves the model. Jobs ask on the driver and send the answer to their workers."""
+    if config.is_remote:
+        return "openai"
     if config.engine != "auto":
         return config.engine
     served = not NOT_ON_VLLM & set(read_config(model_folder(config.model)).get("architectures") or [])
@@ -56,7 +61,7 @@ def resolve_engine(config: LlmConfig) -> Engine:
 
 
 def build_generator(config: LlmConfig, share: float = 1.0) -> Generator:
-    """The loaded model behind `config`; takes seconds to minutes. InputError or MissingExtra when it cannot be.
+    """The loaded model behind `config`; takes seconds to minutes. InputError when it cannot be.
 
     share: this worker's part of an endpoint's rate limit, which holds for the whole job.
     """
@@ -81,19 +86,26 @@ def revision(config: LlmConfig) -> str:
     """
     if config.revision is not None:
         return config.revision
-    return config.model if config.engine == "openai" else _folder_hash(model_folder(config.model))
+    return config.model if config.is_remote else _folder_hash(model_folder(config.model))
 
 
 def identity(config: LlmConfig) -> dict[str, Any]:
     """Everything about the model that changes its answers: part of a table's fingerprint. Reads the whole folder.
 
-    Not in it: where it runs, how many at a time, how its memory is split.
+    Not in it: where it runs, how many at a time, how its memory is split. Of an endpoint the served model's name and
+    the configured revision are all there is: a server that moves stays the same model.
     """
     engine = resolve_engine(config)
-    common = {"engine": engine, "revision": revision(config), "system": config.system, "template": config.template}
+    common = {
+        "engine": engine,
+        "revision": config.revision,
+        "system": config.system,
+        "template": config.template,
+    }
     if engine == "openai":
         return common | {"model": config.model, "prompt_format": config.prompt_format}
     local = common | {
+        "weights": _folder_hash(model_folder(config.model)),
         "prompt_format": config.prompt_format,
         "dtype": config.dtype,
         "max_model_len": config.max_model_len,

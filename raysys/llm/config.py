@@ -63,7 +63,7 @@ class VllmConfig(Config):
 class TransformersConfig(Config):
     """Settings of the transformers engine."""
 
-    device: str = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
+    device: str = Field("auto", description="torch device: cpu, cuda, cuda:0 …; auto = cuda where the worker sees one")
     batch_size: int = Field(16, ge=1, description="requests per call of generate()")
     generate_kwargs: dict[str, Any] = Field({}, description="passed to generate() as they are: num_beams …")
     adapters: dict[str, str] = Field({}, description="LoRA adapters: name → local folder; rows name the one they want")
@@ -89,10 +89,14 @@ class EndpointConfig(Config):
 class LlmConfig(Config):
     """A language model, with or without eyes."""
 
-    engine: EngineName = Field("auto", description="auto = vllm where it is installed, else transformers")
+    engine: EngineName = Field(
+        "auto", description="auto = openai with an endpoint, else vllm where it is installed, else transformers"
+    )
     model: str = Field(description="zoo:<member>, a local model folder, or the model's name at the endpoint")
     revision: str | None = Field(
-        None, description="recorded with every row; null = a hash of the model folder's contents"
+        None,
+        description="recorded with every row; null = a hash of the model folder's contents, which counts in any case; "
+        "of an endpoint the only sign that another model stands behind the name",
     )
     prompt_format: Literal["auto", "chat", "completion"] = Field(
         "auto", description="chat = the model's own chat template; auto = chat where the folder has a template"
@@ -112,10 +116,17 @@ class LlmConfig(Config):
     )
     vllm: VllmConfig = Field(VllmConfig(), description="settings of the vLLM engine")
     transformers: TransformersConfig = Field(TransformersConfig(), description="settings of the transformers engine")
-    endpoint: EndpointConfig | None = Field(None, description="settings of the endpoint; needed with engine: openai")
+    endpoint: EndpointConfig | None = Field(None, description="a server that answers, instead of an engine of our own")
 
     @model_validator(mode="after")
-    def _endpoint_is_there(self) -> LlmConfig:
+    def _one_answers(self) -> LlmConfig:
         if self.engine == "openai" and self.endpoint is None:
             raise ValueError("engine = openai needs endpoint.base_url")
+        if self.endpoint is not None and self.engine not in ("auto", "openai"):
+            raise ValueError(f"engine = {self.engine} does not ask the endpoint: leave one of the two out")
         return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether an endpoint answers: the model is a name there, and no folder."""
+        return self.endpoint is not None

@@ -32,7 +32,8 @@ class EndpointGenerator:
     """A model behind an OpenAI-compatible endpoint. Thread-safe: callers share connections, slots and the rate limit.
 
     share: this worker's part of the job's `requests_per_minute`, in (0, 1]. A key that the server refuses is an
-    InputError from `generate`, then and for ever after: every other request would meet the same answer.
+    InputError from `generate`, then and for ever after: every other request would meet the same answer. A 403 after an
+    answer is not that: it is the failure of its own request.
     """
 
     def __init__(self, config: LlmConfig, share: float = 1.0) -> None:
@@ -174,6 +175,10 @@ class EndpointGenerator:
         try:
             return read_reply(answer.status, answer.headers, answer.payload, request, n, is_chat(self._config))
         except Denied as refusal:
+            if refusal.status == 403 and self._last_success > float("-inf"):
+                # The key is good: others were answered with it. What the server has against this one it does not say.
+                detail = "the server answered 403 to this request, after others were answered"
+                return Trouble(Failure("http_403", detail), retry=False)
             self._denied = denied(self._endpoint, refusal.status)
             raise self._denied from None
 

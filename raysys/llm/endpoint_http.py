@@ -28,7 +28,11 @@ DENIED = frozenset({401, 403})
 TOO_LONG = re.compile(r"context[ _](length|size|window)|exceed_context_size|maximum model length", re.I)
 """Codes and messages of OpenAI, llama.cpp, vLLM and most others, for a prompt beyond the context."""
 
-FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai", re.I)
+ANSWER_TOO_LONG = re.compile(r"max_(completion_)?tokens\W[^.]{0,60}too large", re.I)
+"""vLLM up to 0.10, for a max_tokens that the context leaves no room for: the setting is at fault and not the prompt."""
+
+FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai|moderation|\bflagged\b", re.I)
+"""Codes and messages of Azure, OpenAI and OpenRouter, for a prompt or answer that somebody must not see."""
 
 # fmt: off
 PARAMETERS = ("model", "messages", "prompt", "image_url", "max_tokens", "temperature", "top_p", "top_k",
@@ -53,7 +57,7 @@ class Trouble:
 
 
 class Denied(Exception):
-    """The server refuses the key: 401 or 403. Holds the status code only."""
+    """The server refuses us, and does not speak of the prompt: 401 or 403. Holds the status code only."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -117,14 +121,14 @@ def read_reply(
 ) -> list[Completion] | Trouble:
     """The completions in the reply to `request`, at least one, at most the `n` asked for; or why there are none.
 
-    Raises Denied on 401 and 403.
+    Raises Denied on 401, and on a 403 that is not about the prompt.
     """
-    if status in DENIED:
-        raise Denied(status)
     if 200 <= status < 300:
         return _completions(payload, n, chat)
-    if (known := _known_refusal(status, payload)) is not None:
+    if status != 401 and (known := _known_refusal(status, payload)) is not None:
         return Trouble(known, retry=False)
+    if status in DENIED:
+        raise Denied(status)
     if status in RETRIED or status >= 500:
         wait_s = retry_after_s(headers.get("Retry-After"))
         everyone = status == 429 or (status == 503 and wait_s is not None)
@@ -146,7 +150,7 @@ def _known_refusal(status: int, payload: bytes) -> Failure | None:
     if status == 413:
         return Failure("prompt_too_large", "the server answered 413: the request has too many bytes", bad_input=True)
     words = " ".join(str(value) for value in _error_of(payload).values())
-    if TOO_LONG.search(words):
+    if TOO_LONG.search(words) and not ANSWER_TOO_LONG.search(words):
         detail = f"the server answered {status}: prompt and answer are longer than its context"
         return Failure("prompt_too_long", detail, bad_input=True)
     if status < 500 and FILTERED.search(words):

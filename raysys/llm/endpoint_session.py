@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -169,10 +169,13 @@ def _proxy_of(url: str) -> str | None:
     return urllib.request.getproxies().get(parts.scheme)
 
 
-def check_endpoint(config: LlmConfig) -> str | None:
-    """Before a run: address, key and model. Returns a note for the user where the server could not tell, else None.
+def check_endpoint(config: LlmConfig, needed_tokens: int = 0, adapters: Sequence[str] = ()) -> str | None:
+    """Before a run: address, key and models. Returns a note for the user where the server could not tell, else None.
 
-    InputError when the address is malformed, the key missing or refused, or the model not among the server's.
+    needed_tokens: of the longest prompt and answer together, at least. adapters: names that requests will ask for.
+
+    InputError when the address is malformed, the key missing or refused, a model not among the server's, or its context
+    (vLLM tells it) shorter than what is needed.
     """
     endpoint = endpoint_of(config)
     got, below_v1 = asyncio.run(_get_models(endpoint))
@@ -185,13 +188,20 @@ def check_endpoint(config: LlmConfig) -> str | None:
         raise denied(endpoint, got.status)
     if 300 <= got.status < 400:
         raise InputError(f"{url} redirects ({got.status})", "give the final address as endpoint.base_url")
-    names = _model_names(got)
-    if names is None and below_v1 is not None and _model_names(below_v1) is not None:
+    contexts = _contexts(got)
+    if contexts is None and below_v1 is not None and _contexts(below_v1) is not None:
         raise InputError(f"endpoint.base_url = {url} is no API, {url}/v1 is", f"endpoint.base_url={url}/v1")
-    if names is None:
+    if contexts is None:
         return f"{url} gave no list of models (it answered {got.status}): the model's name is not checked"
-    if config.model not in names:
-        raise InputError(f"{url} has no model {config.model!r}", f"it has: {', '.join(sorted(names)[:MAX_LISTED])}")
+    for kind, name in [("model", config.model), *(("adapter", name) for name in adapters)]:
+        if name not in contexts:
+            raise InputError(f"{url} has no {kind} {name!r}", f"it has: {', '.join(sorted(contexts)[:MAX_LISTED])}")
+    context = contexts[config.model]
+    if context is not None and needed_tokens > context:
+        raise InputError(
+            f"prompt and answer need {needed_tokens} tokens, {config.model!r} at {url} has a context of {context}",
+            "lower sampling.max_tokens, shorten the prompt, or serve the model with a larger --max-model-len",
+        )
     return None
 
 
@@ -209,10 +219,12 @@ async def _get_models(endpoint: EndpointConfig) -> tuple[Answer | Trouble, Answe
         await connection.close()
 
 
-def _model_names(answer: Answer) -> set[str] | None:
-    """The ids in a list of models; None when the reply is none."""
+def _contexts(answer: Answer) -> dict[str, int | None] | None:
+    """{id: tokens of context, where the server tells} of a list of models; None when the reply is none."""
     data = parse_json(answer.payload) if answer.status == 200 else None
     cards = data.get("data") if isinstance(data, dict) else None
     if not isinstance(cards, list):
         return None
-    return {card["id"] for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)}
+    named = [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
+    lengths = [card.get("max_model_len") for card in named]
+    return {card["id"]: length if type(length) is int else None for card, length in zip(named, lengths, strict=True)}

@@ -18,15 +18,17 @@ _HUB_RECORDS = ".cache/huggingface/download"
 """`hf download --local-dir` leaves one <file>.metadata here for each file: commit, etag, time."""
 
 
-def model_folder(place: str) -> Path:
-    """The folder of `zoo:<member>` (checked) or of a local model; InputError when there is none."""
+def model_folder(place: str, repository: str | None = None) -> Path:
+    """The folder of `zoo:<member>` (checked) or of a local model; InputError when there is none.
+
+    repository: where such a model can be fetched, for the message.
+    """
     if zoo.is_zoo_name(place):
         return zoo.path(place)
     folder = Path(place)
     if not folder.is_dir():
-        raise InputError(
-            f"model folder {folder} does not exist", "give a local folder (hf download … --local-dir), or zoo:<member>"
-        )
+        fetch = f"hf download {repository or '…'} --revision <commit> --local-dir {folder}"
+        raise InputError(f"model folder {folder} does not exist", f"give a local folder ({fetch}), or zoo:<member>")
     return folder
 
 

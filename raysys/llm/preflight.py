@@ -9,43 +9,44 @@ from typing import Any
 
 import numpy as np
 
-from raysys.errors import InputError, MissingExtra
+from raysys.errors import InputError
 from raysys.llm.build import NOT_ON_VLLM, resolve_engine
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.folder import context_length, load_config, may_run_code, model_folder, read_config
 from raysys.llm.render import Renderer
 
+BYTES_PER_TOKEN = 6
+"""Of UTF-8, at most, over a whole prompt: an endpoint's tokenizer is not at hand, and nobody is refused wrongly."""
+
 
 def preflight(
-    config: LlmConfig, texts: Sequence[str], max_tokens: int, image_size: tuple[int, int] | None = None
+    config: LlmConfig,
+    texts: Sequence[str],
+    max_tokens: int,
+    image_size: tuple[int, int] | None = None,
+    adapters: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Check folder, tokenizer, prompt format, images, context length and adapters, without reading weights.
+    """Check folder, tokenizer, prompt format, images, context length, adapters and settings, without reading weights.
 
     texts: instructions as rows will send them, the longest ones. max_tokens: of an answer. image_size: (width, height)
-    in pixels of the largest picture; None = text only.
+    in pixels of the largest picture; None = text only. adapters: names that requests will ask for.
 
-    Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest with its image, "context"}, and of an
-    endpoint "note": what its owner should know or None; numbers
-    are None where an endpoint does not tell. Raises InputError or MissingExtra with what to change.
+    Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest with its image, "context", "notes"};
+    numbers are None where an endpoint does not tell, notes are what could not be checked here. Raises InputError with
+    what to change.
     """
     engine = resolve_engine(config)
     if engine == "openai":
-        from raysys.llm.endpoint_http import is_chat  # aiohttp is not wanted where no endpoint is
-        from raysys.llm.endpoint_session import check_endpoint
-
-        asked = "chat" if is_chat(config) else "completion"
-        note = check_endpoint(config)
-        return {"engine": engine, "format": asked, "prompt_tokens": None, "context": None, "note": note}
+        return _of_endpoint(config, texts, max_tokens, image_size is not None, adapters)
     folder = model_folder(config.model)
-    if engine == "vllm":
-        _check_vllm(config, folder)
+    settings = config.vllm if engine == "vllm" else config.transformers
+    _check_adapters(settings.adapters, adapters, f"llm.{engine}.adapters")
+    notes = _check_vllm(config, folder) if engine == "vllm" else []
     trust = may_run_code(config, folder)
     model_config = load_config(folder, trust)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model folder {folder} holds no .safetensors file", "save the model with safetensors")
-    settings = config.vllm if engine == "vllm" else config.transformers
-    _check_adapters(settings.adapters)
     renderer = Renderer(config, folder, trust)
     if image_size is not None and renderer.processor is None:
         raise InputError(f"model {folder} takes no images", "use an image-text model: BLIP-2, Qwen2-VL, LLaVA …")
@@ -65,7 +66,31 @@ def preflight(
         "format": "chat" if renderer.chat else "completion",
         "prompt_tokens": n_tokens,
         "context": context,
+        "notes": notes,
     }
+
+
+def _of_endpoint(
+    config: LlmConfig, texts: Sequence[str], max_tokens: int, sees: bool, adapters: Sequence[str]
+) -> dict[str, Any]:
+    from raysys.llm.endpoint_http import is_chat  # aiohttp is not wanted where no endpoint is
+    from raysys.llm.endpoint_session import check_endpoint
+
+    if sees and not is_chat(config):
+        raise InputError(
+            "prompt_format = completion takes no picture to an endpoint",
+            "leave prompt_format and template out: the server has the model's chat template",
+        )
+    longest = max((len(config.template.replace("{prompt}", text).encode()) for text in texts), default=0)
+    note = check_endpoint(config, longest // BYTES_PER_TOKEN + max_tokens, adapters)
+    notes = [note] if note else []
+    if config.revision is None:
+        notes.append(
+            f"{config.model!r} at the endpoint is known by this name only: if other weights may come to stand behind "
+            "it, set llm.revision, and change it with them"
+        )
+    asked = "chat" if is_chat(config) else "completion"
+    return {"engine": "openai", "format": asked, "prompt_tokens": None, "context": None, "notes": notes}
 
 
 def _needed(n_prompt: int, max_tokens: int, is_encoder_decoder: bool) -> int:
@@ -84,14 +109,26 @@ def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) ->
         ) from exc
 
 
-def _check_vllm(config: LlmConfig, folder: Path) -> None:
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingExtra("vllm", "gpu")
+def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:
+    """What could not be checked. Workers may have vLLM where the driver, on a node without GPU, has none."""
+    from raysys.llm.vllm import check_engine_kwargs, lora_rank
+
     if unserved := NOT_ON_VLLM & set(read_config(folder).get("architectures") or []):
         raise InputError(f"vLLM does not serve {min(unserved)}", "set engine: transformers")
+    lora_rank(config)
+    if importlib.util.find_spec("vllm") is None:
+        return ["vllm is not installed here, the workers need it; llm.vllm.engine_kwargs are checked there only"]
+    if config.vllm.engine_kwargs:
+        check_engine_kwargs(config)
+    return []
 
 
-def _check_adapters(adapters: Mapping[str, str]) -> None:
+def _check_adapters(adapters: Mapping[str, str], used: Sequence[str], where: str) -> None:
+    for name in used:
+        if name not in adapters:
+            raise InputError(
+                f"adapter = {name!r} is not among {where}: {', '.join(adapters) or 'none'}", "add it there"
+            )
     for name, place in adapters.items():
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (Path(place) / file).is_file():

@@ -7,7 +7,6 @@ Requests that are sampled alike go through the model in padded batches. An answe
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, StoppingCriteriaList
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from raysys.errors import InputError, MissingExtra
+from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, EngineDied, Failure, Reply, Request
 from raysys.llm.drawing import RowEnds, finished, logits_processors
@@ -73,7 +72,7 @@ class TransformersGenerator:
         self._model_config = load_config(folder, trust)
         self._renderer = Renderer(config, folder, trust)
         self._context = context_length(self._model_config, config.max_model_len)
-        self._model = _load_model(config, folder, self._model_config, trust).to(config.transformers.device).eval()
+        self._model = _load_model(config, folder, self._model_config, trust).to(_device(self._settings.device)).eval()
         # Answers continue the padded prompt, so padding stands before it; an encoder counts positions from the left.
         self._renderer.tokenizer.padding_side = "right" if self._model_config.is_encoder_decoder else "left"
         self._ends = _end_tokens(self._model, self._renderer.tokenizer)
@@ -200,6 +199,13 @@ class TransformersGenerator:
         return nullcontext()
 
 
+def _device(wanted: str) -> str:
+    """Asked here, in the worker: the driver may have no GPU where its workers have one."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _load_model(config: LlmConfig, folder: Path, model_config: Any, trust_remote_code: bool) -> torch.nn.Module:
     sees = type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
@@ -218,8 +224,6 @@ def _load_model(config: LlmConfig, folder: Path, model_config: Any, trust_remote
         ) from exc
     if not config.transformers.adapters:
         return model
-    if importlib.util.find_spec("peft") is None:
-        raise MissingExtra("peft", "gpu")
     from peft import PeftModel
 
     (first, place), *others = config.transformers.adapters.items()

@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from raysys.errors import InputError, MissingExtra
+from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, EngineDied, Failure, Reply, Request
 from raysys.llm.folder import may_run_code, model_folder, saved_dtype
@@ -60,9 +61,12 @@ class VllmGenerator:
     """A `Generator` on vLLM. Its processes end with the one that made it, however that ends."""
 
     def __init__(self, config: LlmConfig) -> None:
-        """Start the engine: tens of seconds. MissingExtra without vllm, InputError on a wrong model or setting."""
+        """Start the engine: tens of seconds. InputError without vllm, and on a wrong model or setting."""
         if importlib.util.find_spec("vllm") is None:
-            raise MissingExtra("vllm", "gpu")
+            raise InputError(
+                f"vllm is not installed on {platform.node()}, where a worker has to run it",
+                "pip install 'raysys[gpu]' on every node with workers, or set llm.engine: transformers",
+            )
         folder = model_folder(config.model)
         trust = may_run_code(config, folder)
         self._renderer = Renderer(config, folder, trust)
@@ -197,12 +201,9 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
 
     sees: whether the model takes images.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    check_engine_kwargs(config)
     # The engine's processes are made by a process with threads: forking it could deadlock.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     arguments: dict[str, Any] = {
@@ -217,7 +218,7 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
         # One image per request. Pictures are rarely asked about twice: keeping them would cost gigabytes.
         arguments |= {"limit_mm_per_prompt": {"image": 1, "video": 0, "audio": 0}, "mm_processor_cache_gb": 0}
     if config.vllm.adapters:
-        arguments |= {"enable_lora": True, "max_loras": len(config.vllm.adapters), "max_lora_rank": _lora_rank(config)}
+        arguments |= {"enable_lora": True, "max_loras": len(config.vllm.adapters), "max_lora_rank": lora_rank(config)}
     if config.vllm.engine_kwargs.get("tensor_parallel_size", 1) > 1:
         # Under Ray vLLM would start its workers as Ray actors, out of reach of this worker's reservation.
         arguments["distributed_executor_backend"] = "mp"
@@ -231,11 +232,20 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
             arguments["max_loras"] += 1
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             arguments["kv_cache_memory_bytes"] = _CPU_KV_BYTES
+    limits = arguments.get("limit_mm_per_prompt", {}) | config.vllm.engine_kwargs.get("limit_mm_per_prompt", {})
+    return arguments | config.vllm.engine_kwargs | ({"limit_mm_per_prompt": limits} if limits else {})
+
+
+def check_engine_kwargs(config: LlmConfig) -> None:
+    """InputError on a name that vLLM's engine does not take. Needs vllm, whose import takes seconds."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     if unknown := sorted(set(config.vllm.engine_kwargs) - known):
         raise InputError(f"vllm.engine_kwargs.{unknown[0]} is no argument of vLLM's engine", "see `vllm serve --help`")
-    limits = arguments.get("limit_mm_per_prompt", {}) | config.vllm.engine_kwargs.get("limit_mm_per_prompt", {})
-    return arguments | config.vllm.engine_kwargs | ({"limit_mm_per_prompt": limits} if limits else {})
 
 
 async def _start(arguments: dict[str, Any], config: LlmConfig) -> tuple[Any, dict[str, Any]]:
@@ -288,12 +298,16 @@ def _sampling_params(request: Request) -> Any:
     )
 
 
-def _lora_rank(config: LlmConfig) -> int:
-    """The smallest rank that vLLM has and all adapters fit in."""
-    ranks = []
-    for folder in config.vllm.adapters.values():
-        ranks.append(int(json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["r"]))
-    return next((rank for rank in _LORA_RANKS if rank >= max(ranks)), max(ranks))
+def lora_rank(config: LlmConfig) -> int:
+    """The smallest rank that vLLM has and all adapters fit in; InputError when max_lora_rank or vLLM has none."""
+    largest = config.vllm.engine_kwargs.get("max_lora_rank", _LORA_RANKS[-1])
+    needed = 0
+    for name, folder in config.vllm.adapters.items():
+        rank = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8")).get("r")
+        if not isinstance(rank, int) or not 0 < rank <= largest:
+            raise InputError(f"adapter {name}: {folder} has rank {rank!r}", f"vLLM takes 1 to {largest} here")
+        needed = max(needed, rank)
+    return next(rank for rank in _LORA_RANKS if rank >= needed)
 
 
 @contextmanager
