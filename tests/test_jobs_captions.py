@@ -160,6 +160,9 @@ def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow,
     assert "takes no images" in capsys.readouterr().err
     assert cli(flow, "translate", "--config", "translate.yaml", "translate.llm.max_model_len=16") == 2
     assert "context" in capsys.readouterr().err
+    room = "translate.llm.max_model_len=144"  # 15 tokens of instruction, 128 of an answer, one to spare
+    assert cli(flow, "translate", "--config", "translate.yaml", room) == 2
+    assert "10 of 10 prompts tried are too long for the context of 144" in capsys.readouterr().err
     assert cli(flow, "generalize", "--config", "generalize.yaml", "generalize.llm.prompt_format=chat",
                "generalize.llm.model=zoo:clip") == 2  # fmt: skip
     assert "zoo" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from raysys.llm.build import build_generator, identity, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.folder import may_run_code
+from raysys.llm.instructions import translate_prompt
 from raysys.llm.preflight import preflight
 from raysys.llm.render import Renderer
 
@@ -348,3 +349,13 @@ def test_a_model_with_code_of_its_own_says_what_to_do(tmp_path):
     folder = with_code(tmp_path / "model", COMMIT)
     with pytest.raises(InputError, match=r"Python code from its own folder\n.*remote_code_commit"):
         preflight(llm(folder), ["x"], 8)
+
+
+def test_prompts_of_rows_that_do_not_fit_are_noted_unless_none_fits():
+    llm = LlmConfig(model="zoo:rewriter", engine="transformers", max_model_len=144)
+    short, long = (translate_prompt(text, "en", "ja") for text in ("a star", "a star " * 12))
+    assert preflight(llm, [short], 120, sample=[short, short])["notes"] == []
+    (note,) = preflight(llm, [short], 120, sample=[short, long, short])["notes"]
+    assert note == "1 of 3 prompts tried are too long for the context of 144: such rows are rejected as prompt_too_long"
+    with pytest.raises(InputError, match="2 of 2 prompts tried"):
+        preflight(llm, [short], 120, sample=[long, long])

@@ -17,6 +17,9 @@ from raysys.rows import CAPTIONS
 from raysys.tables import Chunk, InputPart, TableView
 from raysys.tables.read import parts_of
 
+N_TRIED = 256
+"""Captions whose length is measured before a run."""
+
 COLUMNS = ("caption_id", "row_id", "sample_id", "text", "language", "captioner", "level")
 """Columns of every item, whichever table it comes from."""
 
@@ -68,14 +71,14 @@ class CaptionRows:
             rows = _as_captions(rows)
         return self.chosen(rows).select(COLUMNS)
 
-    def first(self, parts: Sequence[InputPart]) -> pa.Table:
-        """The captions of the first part that has any. InputError when none has: a filter that takes nothing is a slip.
+    def tried(self, parts: Sequence[InputPart]) -> list[str]:
+        """Texts of the first part that has any, 256 at most. InputError when none has: to take nothing is a slip.
 
         Few parts are read where captions are found, all of them only before the error.
         """
         for part in parts:
             if (taken := self(Chunk(part.name, part, 0, part.n_items))).num_rows:
-                return taken
+                return taken["text"].slice(0, N_TRIED).to_pylist()
         wanted = ", ".join(f"{name} = {value!r}" for name, value in asdict(self.chosen).items() if value is not None)
         raise InputError(f"no caption is taken: none has {wanted or 'a text'}", "correct that, or give another table")
 

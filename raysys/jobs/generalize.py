@@ -39,10 +39,9 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one caption per level for every English caption that is not generalized yet."""
-    config = config.model_copy(update={"generalize": pinned(config.generalize)})
-    generalize = config.generalize
-    prompts = [generalize_prompt(level, "caption") for level in generalize.levels]
-    check_model(generalize.llm, prompts, generalize.sampling, adapters=[generalize.adapter])
+    pipeline = resolve_pipeline(config.generalize.pipeline)
+    generalize = pinned(config.generalize).model_copy(update={"pipeline": pipeline})
+    config = config.model_copy(update={"generalize": generalize})
     record = run_table(_job(config), config, options)
     if record and not options.dry_run:
         record["levels"] = summary_of_levels(config.output)
@@ -51,13 +50,13 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def _job(config: JobConfig) -> TableJob:
-    captions = _captions(config)
+    generalize, captions = config.generalize, _captions(config)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
     parts = captions.inputs() if duplicates is None else with_representatives(captions, duplicates)
     load = CaptionRows.of(captions, CaptionFilter("en", NOT_GENERALIZED, config.which), duplicates)
-    load.first(parts)
-    pipeline = resolve_pipeline(config.generalize.pipeline)
-    generalize = config.generalize.model_copy(update={"pipeline": pipeline})
+    prompts = [generalize_prompt(level, "caption") for level in generalize.levels]
+    sample = [generalize_prompt(level, text) for level in generalize.levels for text in load.tried(parts)]
+    check_model(generalize.llm, prompts, generalize.sampling, adapters=[generalize.adapter], sample=sample)
     args = (generalize, revision(generalize.llm))
     return TableJob(
         job="generalize",
@@ -70,7 +69,7 @@ def _job(config: JobConfig) -> TableJob:
             "llm": identity(generalize.llm),
             "generalize": generalize.model_dump(mode="json", exclude={"llm", "device", "pipeline"}),
             "prompts": {level: GENERALIZE[level] for level in generalize.levels},
-            "generality": pipeline_name(load_pipeline(pipeline)),
+            "generality": pipeline_name(load_pipeline(generalize.pipeline)),
         },
         parts=parts,
         chunk_rows=config.chunk_rows,

@@ -34,10 +34,12 @@ def check_model(
     sampling: SamplingConfig,
     image_size: int | None = None,
     adapters: Sequence[str | None] = (),
+    sample: Sequence[str] = (),
 ) -> None:
     """What would go wrong on every worker is said here, before a GPU is asked for. Raises InputError."""
     size = None if image_size is None else (image_size, image_size)
-    found = preflight(llm, texts, sampling.max_tokens, size, [name for name in adapters if name is not None])
+    named = [name for name in adapters if name is not None]
+    found = preflight(llm, texts, sampling.max_tokens, size, named, sample)
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)
 

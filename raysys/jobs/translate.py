@@ -32,12 +32,10 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one translation per caption of the source language; the others are left alone."""
     config = config.model_copy(update={"translate": pinned(config.translate)})
-    translate = config.translate
-    prompts = [translate_prompt("caption", translate.source, translate.target)]
-    check_model(translate.llm, prompts, translate.sampling, adapters=[translate.adapter])
-    captions = complete(config.captions, CAPTIONS)
+    translate, captions = config.translate, complete(config.captions, CAPTIONS)
     load, parts = CaptionRows.of(captions, CaptionFilter(language=translate.source)), captions.inputs()
-    load.first(parts)
+    prompts = [translate_prompt(text, translate.source, translate.target) for text in ("caption", *load.tried(parts))]
+    check_model(translate.llm, prompts[:1], translate.sampling, adapters=[translate.adapter], sample=prompts[1:])
     args = (translate, revision(translate.llm))
     job = TableJob(
         job="translate",

@@ -26,11 +26,13 @@ def preflight(
     max_tokens: int,
     image_size: tuple[int, int] | None = None,
     adapters: Sequence[str] = (),
+    sample: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Check folder, tokenizer, prompt format, images, context length, adapters and settings, without reading weights.
 
-    texts: instructions as rows will send them, the longest ones. max_tokens: of an answer. image_size: (width, height)
-    in pixels of the largest picture; None = text only. adapters: names that requests will ask for.
+    texts: instructions that must fit, whatever is put into them. max_tokens: of an answer. image_size: (width, height)
+    in pixels of the largest picture; None = text only. adapters: names that requests will ask for. sample: some of the
+    prompts that rows will send; those that do not fit are noted, because their rows will be rejected.
 
     Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest with its image, "context", "notes"};
     numbers are None where an endpoint does not tell, notes are what could not be checked here. Raises InputError with
@@ -61,6 +63,9 @@ def preflight(
             f"{max_tokens} do not fit into the context of {context}",
             "shorten the prompt, lower max_tokens, use smaller images, or raise max_model_len",
         )
+    if context is not None:
+        needed = [_needed(_count(renderer, t, None), max_tokens, model_config.is_encoder_decoder) for t in sample]
+        notes += _too_long(sum(n > context for n in needed), len(sample), context)
     return {
         "engine": engine,
         "format": "chat" if renderer.chat else "completion",
@@ -68,6 +73,15 @@ def preflight(
         "context": context,
         "notes": notes,
     }
+
+
+def _too_long(n_long: int, n: int, context: int) -> list[str]:
+    if not n_long:
+        return []
+    said = f"{n_long} of {n} prompts tried are too long for the context of {context}"
+    if n_long == n:
+        raise InputError(said, "raise max_model_len, or take a model with a longer context")
+    return [f"{said}: such rows are rejected as prompt_too_long"]
 
 
 def _of_endpoint(
