@@ -169,6 +169,19 @@ def test_auto_is_vllm_where_it_is_installed_and_serves_the_model(models, monkeyp
         build_generator(llm(models / "chat", "vllm"))
 
 
+@pytest.mark.parametrize("missing", ["opencensus", "grpc_reflection"])
+def test_gauges_that_nothing_would_publish_are_refused(models, monkeypatch, missing):
+    """In a worker it would be vLLM's own message, that Ray is not installed; or silence."""
+    import importlib.util
+
+    config = llm(models / "chat", "vllm", vllm={"prometheus": True})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(MissingExtra, match=r"prometheus(?s:.)*raysys\[cluster\]"):
+        preflight(config, ["x"], 8)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert preflight(config, ["x"], 8)["engine"] == "vllm"
+
+
 def test_identity_is_what_changes_answers(models, tmp_path):
     base = identity(llm(models / "chat"))
     assert base["revision"] == revision(llm(models / "chat"))

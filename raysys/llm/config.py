@@ -52,7 +52,9 @@ class VllmConfig(Config):
         "enable_prefix_caching, limit_mm_per_prompt, mm_processor_kwargs …",
     )
     adapters: dict[str, str] = Field({}, description="LoRA adapters: name → local folder; rows name the one they want")
-    prometheus: bool = Field(False, description="publish vLLM's own gauges through Ray's Prometheus endpoint")
+    prometheus: bool = Field(
+        False, description="publish vLLM's own gauges through Ray's Prometheus endpoint; needs raysys[cluster]"
+    )
 
     @field_validator("engine_kwargs")
     @classmethod

@@ -16,6 +16,10 @@ from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.folder import context_length, load_config, may_run_code, model_folder, read_config
 from raysys.llm.render import Renderer
 
+GAUGES_NEED = ("opencensus", "grpc_reflection")
+"""What publishes vLLM's gauges: Ray's agent with all its parts (ray[default]), and Ray Serve, which vLLM asks for the
+name of a replica (ray[serve]). One package of each that nothing else brings."""
+
 
 def preflight(
     config: LlmConfig, texts: Sequence[str], max_tokens: int, image_size: tuple[int, int] | None = None
@@ -87,6 +91,8 @@ def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) ->
 def _check_vllm(config: LlmConfig, folder: Path) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtra("vllm", "gpu")
+    if config.vllm.prometheus and not all(map(importlib.util.find_spec, GAUGES_NEED)):
+        raise MissingExtra("what publishes vLLM's gauges (llm.vllm.prometheus), ray[default,serve],", "cluster")
     if unserved := NOT_ON_VLLM & set(read_config(folder).get("architectures") or []):
         raise InputError(f"vLLM does not serve {min(unserved)}", "set engine: transformers")
 
