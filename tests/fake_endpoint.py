@@ -101,8 +101,19 @@ class FakeEndpoint:
         app.router.add_post("/{path:.*}", self._post)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)  # 0 would mean for ever
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls)
-        await site.start()
+        await self._open()
+
+    async def _open(self) -> None:
+        tls = self.tls
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=tls)
+        await self._site.start()
+
+    def close_door(self) -> None:
+        """No new connections; those that are open stay."""
+        asyncio.run_coroutine_threadsafe(self._site.stop(), self._loop).result()
+
+    def open_door(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         if callable(self.models):

@@ -83,3 +83,16 @@ def workers_of(pid: int, title: str = "Map") -> list[psutil.Process]:
         if words.startswith("ray::") and title in words:
             found.append(child)
     return found
+
+
+def engines_of(pid: int, title: str = "") -> list[psutil.Process]:
+    """vLLM's processes below a driver: EngineCore, and its Workers where they are processes of their own."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            words = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if words.startswith(f"VLLM::{title}"):
+            found.append(child)
+    return found

@@ -7,19 +7,23 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import sys
+import threading
+import time
+import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import tiny
 import tiny_llm
 import yaml
 from aiohttp import web
 from fake_endpoint import FakeEndpoint, Fault, prompt_of, status
-from processes import finish, start, wait_for
+from processes import engines_of, finish, start, wait_for
 
 from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
 from raysys.cli import main
@@ -27,6 +31,7 @@ from raysys.engine.config import PoolConfig
 from raysys.errors import InputError
 from raysys.jobs.llm import language_stage
 from raysys.llm.config import LlmConfig
+from raysys.llm.preflight import GAUGES_NEED
 from raysys.models import zoo
 from raysys.rows import CAPTIONS, TEXT_STATES
 from raysys.tables import open_table
@@ -375,10 +380,10 @@ def test_a_killed_engine_costs_only_time(tmp_path):
     command = [sys.executable, "-m", "raysys", "caption", "--config", "caption.yaml", "--address", "local"]
     process = start(command, tmp_path)
     wait_for(lambda: len(list((tmp_path / "captions").rglob("00000*.parquet"))) >= 2, process)
-    before = engines_of(process.pid)
+    before = engines_of(process.pid, "EngineCore")
     assert before
     for engine in before:
-        os.kill(engine, signal.SIGKILL)
+        engine.kill()
     code, err = finish(process)
     assert code == 0, err
     found = rows(tmp_path, "captions")
@@ -386,6 +391,59 @@ def test_a_killed_engine_costs_only_time(tmp_path):
     assert len({row["caption_id"] for row in found}) == 80
 
 
-def engines_of(driver: int) -> list[int]:
-    """vLLM's engine processes below a driver."""
-    return [p.pid for p in psutil.Process(driver).children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+@vllm
+@pytest.mark.slow
+def test_two_tensor_parallel_ranks_answer_as_one_and_leave_nothing_behind(flow):
+    seen: dict[int, psutil.Process] = {}
+    for n in (1, 2):
+        args = [f"output=on_{n}", "generalize.llm.engine=vllm", "generalize.llm.dtype=float32"]
+        args.append(f"generalize.llm.vllm.engine_kwargs={{tensor_parallel_size: {n}}}")
+        with watched(lambda: seen.update({p.pid: p for p in engines_of(os.getpid(), "Worker_TP")})):
+            assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 0
+        assert len(seen) == (2 if n == 2 else 0)
+    psutil.wait_procs(list(seen.values()), timeout=60)
+    assert not [p for p in seen.values() if p.is_running()]
+    alone, together = ({row["caption_id"]: row["text"] for row in rows(flow, f"on_{n}")} for n in (1, 2))
+    assert together == alone
+    assert len(alone) == 4 * N
+
+
+@vllm
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, GAUGES_NEED)), reason="pip install -e '.[cluster]'")
+def test_vllms_gauges_are_published_by_ray(flow):
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def published() -> dict[str, float]:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            lines = [line.rsplit(" ", 1) for line in reply.read().decode().splitlines() if line.startswith("ray_vllm_")]
+        return {name.partition("{")[0]: float(value) for name, value in lines}
+
+    args = ["output=gauged", "captioners.0.llm.engine=vllm", "captioners.0.llm.vllm.prometheus=true"]
+    assert cli(flow, "caption", "--config", "caption.yaml", *args) == 0
+    deadline = time.monotonic() + 60  # Ray sends them every 10 s
+    while (found := published()).get("ray_vllm_request_success_total", 0) < 2 * N and time.monotonic() < deadline:
+        time.sleep(1)
+    n_tokens = sum(row["completion_tokens"] for row in rows(flow, "gauged"))
+    assert found["ray_vllm_request_success_total"] == 2 * N
+    assert found["ray_vllm_generation_tokens_total"] == pytest.approx(n_tokens, rel=0.2)  # the first ones are prefill's
+    assert {"ray_vllm_num_requests_running", "ray_vllm_kv_cache_usage_perc"} <= found.keys()
+
+
+@contextlib.contextmanager
+def watched(look: Callable[[], None]) -> Iterator[None]:
+    """`look`, again and again during the block."""
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

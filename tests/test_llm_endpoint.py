@@ -553,18 +553,63 @@ def test_a_server_stopped_and_started_in_the_middle_costs_only_waiting() -> None
     assert len(server.seen) == 64
 
 
-def test_a_server_that_never_comes_is_given_up_and_then_no_longer_waited_for() -> None:
+def test_a_server_that_stays_away_stops_the_run_and_costs_no_row() -> None:
+    """Not one of the rows may end as an error: with the server gone there would soon be millions of them."""
     server = FakeEndpoint()  # not started
-    generator = EndpointGenerator(config(server, {"max_attempts": 2, "max_wait_s": 0.2, "max_in_flight": 1}))
+    generator = EndpointGenerator(config(server, {"max_attempts": 1, "max_outage_s": 0.4, "max_in_flight": 2}))
     began = time.monotonic()
-    replies = generator.generate([Request(str(i), "abc", WARM) for i in range(60)])
-    assert 0.4 <= time.monotonic() - began < 60 * 0.4
-    assert {reply.reason for reply in replies} == {"connection"}
-    assert not any(reply.bad_input for reply in replies)
+    with pytest.raises(InputError, match=r"max_outage_s = 0.4 s: .*(?s:.)*run the same command again"):
+        generator.generate([Request(str(i), "abc", WARM) for i in range(60)])
+    assert time.monotonic() - began >= 0.4
+    with pytest.raises(InputError, match="is away"):  # another chunk of the same worker
+        generator.generate([Request("1", "abc", WARM)])
     with server:
         (reply,) = generator.generate([Request("1", "abc", WARM, seed=7)])
         assert texts_of(reply) == [said("abc")]
     generator.close()
+
+
+@pytest.mark.parametrize("code", [502, 503, 504])
+def test_a_gateway_that_speaks_for_a_server_that_is_away(code: int) -> None:
+    """It answers everything, but never from the server: that is an outage, and not a try of any request."""
+    page = status(code, "<html>no upstream</html>")
+    gone = pytest.raises(InputError, match=f"its gateway answers {code}")
+    with FakeEndpoint(always(page), models=page) as server, gone:
+        ask(server, "abc", endpoint={"max_attempts": 1, "max_outage_s": 0.2})
+
+    with FakeEndpoint(always(page), models=page) as server:
+
+        def comes_back() -> None:
+            server.models, server.plan = ["tiny"], lambda number, body: None
+
+        with when_logged("cannot be reached", comes_back):
+            replies = ask(server, "abc", "def", endpoint={"max_attempts": 2, "max_outage_s": 60.0})
+    assert [texts_of(reply) for reply in replies] == [[said("abc")], [said("def")]]
+
+
+def test_replies_of_a_server_that_takes_no_connections_any_more_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As vLLM does it after SIGTERM: the port is closed, the open requests stay open for ever."""
+    monkeypatch.setattr(endpoint_session, "WATCH_EVERY_S", 0.05)
+    with FakeEndpoint(always(hangs)) as server:
+        generator = EndpointGenerator(config(server, {"timeout_s": 3600.0, "max_attempts": 2, "max_outage_s": 60.0}))
+        with ThreadPoolExecutor(1) as thread:
+            job = thread.submit(generator.generate, [Request(text, text, WARM, seed=7) for text in ("abc", "def")])
+            while len(server.seen) < 2:
+                time.sleep(0.005)
+            time.sleep(0.3)  # many looks at a server that is only slow
+            assert len(server.seen) == 2
+
+            def opens() -> None:
+                server.plan = lambda number, body: None
+                server.open_door()
+
+            with when_logged("cannot be reached", opens):
+                server.close_door()
+                replies = job.result()
+        generator.close()
+    assert [texts_of(reply) for reply in replies] == [[said("abc")], [said("def")]]
 
 
 # Secrets
@@ -594,6 +639,7 @@ def test_nothing_tells_the_prompt_the_reply_or_the_key(
     if name != "away":
         server.start()
     endpoint = {"api_key_env": "TEST_ENDPOINT_KEY", "max_attempts": 2, "max_wait_s": 0.02, "timeout_s": 0.5}
+    endpoint |= {"max_outage_s": 0.1}
     generator = EndpointGenerator(config(server, endpoint, system=f"system {SECRET}"))
     told = [repr(generator)]
     try:
@@ -601,7 +647,7 @@ def test_nothing_tells_the_prompt_the_reply_or_the_key(
         assert isinstance(reply, Failure)
         told += [repr(reply), str(reply.fate("caption"))]
     except InputError as exc:
-        assert name == "401"
+        assert name in ("401", "away")
         told += ["".join(traceback.format_exception(exc)), repr(exc)]
     generator.close()
     if name != "away":
@@ -734,9 +780,8 @@ def test_the_environments_proxy_is_used_except_where_it_says_no(monkeypatch: pyt
         assert texts_of(ask(server, "abc", endpoint=elsewhere)[0]) == [said("abc")]
         assert server.seen[0].headers["Host"] == "model.invalid"
         monkeypatch.setenv("no_proxy", "model.invalid")
-        (reply,) = ask(server, "abc", endpoint=elsewhere | {"max_attempts": 1})
-        assert isinstance(reply, Failure)
-        assert reply.reason == "connection"
+        with pytest.raises(InputError, match="cannot be reached"):
+            ask(server, "abc", endpoint=elsewhere | {"max_outage_s": 0.1})
 
 
 # The end

@@ -1,20 +1,11 @@
-"""The endpoint engine against a real vLLM server on loopback: answers, seeds, adapters, refusals, and its restart."""
+"""The endpoint engine against a real vLLM server on loopback: answers, seeds, adapters, refusals."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,80 +16,21 @@ from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.llm.endpoint import EndpointGenerator
 from raysys.llm.endpoint_session import check_endpoint
 from tests.tiny_llm import write_llama, write_lora
+from tests.vllm_server import KEY, VllmServer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 CONTEXT = 128
-KEY = "sesame"
-START_DEADLINE_S = 600
-"""Half a minute on an idle machine."""
-
 GREEDY = SamplingConfig(max_tokens=12)
 WARM = SamplingConfig(temperature=1.0, max_tokens=12)
 PROMPTS = ("a red circle", "two yellow stars above a green triangle", "黒い背景に赤い円と青い四角があります。")
 
 
-class VllmServer:
-    """`vllm serve` of a tiny Llama with an adapter `wide`, on a free port that it keeps when it is started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model, self.log = write_llama(folder / "llama", context=CONTEXT), folder / "server.log"
-        self.adapter = write_lora(folder / "wide", self.model, seed=1)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        # The module behind `vllm serve`. The command itself looks for a package `vllm`, which the CPU build is not.
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-        command += ["--port", self.port, "--model", self.model, "--served-model-name", "tiny", "--api-key", KEY]
-        command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "8"]
-        # A second slot, which stays empty: in batches with an adapter, vLLM 0.29 gives rows without one the weights of
-        # the last slot, on CPUs.
-        command += ["--enable-lora", "--max-loras", 2, "--lora-modules", f"wide={self.adapter}"]
-        environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(part) for part in command],
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        began = time.monotonic()
-        while not self._healthy():
-            assert self.process.poll() is None, self.log.read_text()[-4000:]
-            assert time.monotonic() - began < START_DEADLINE_S, self.log.read_text()[-4000:]
-            time.sleep(0.25)
-
-    def stop(self) -> None:
-        """SIGTERM, as a service manager stops it. Waits for its end, and kills what is left after that."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        finally:
-            self.process.kill()
-            for child in psutil.wait_procs(children, timeout=5)[1]:
-                child.kill()
-
-    def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as reply:
-                return reply.status == 200
-        except OSError:
-            return False
-
-    def config(self, **fields: object) -> LlmConfig:
-        endpoint = {"base_url": self.base_url, "api_key_env": "TEST_ENDPOINT_KEY", **fields.pop("endpoint", {})}
-        return LlmConfig(**{"engine": "openai", "model": "tiny", "endpoint": endpoint, **fields})
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    server = VllmServer(tmp_path_factory.mktemp("vllm"))
+    folder = tmp_path_factory.mktemp("vllm")
+    model = write_llama(folder / "llama", context=CONTEXT)
+    server = VllmServer(folder, model, wide=write_lora(folder / "wide", model, seed=1))
     try:
         server.start()
         yield server
@@ -183,30 +115,3 @@ def test_check_before_a_run(server: VllmServer, monkeypatch: pytest.MonkeyPatch)
         check_endpoint(server.config())
     with pytest.raises(InputError, match="TEST_ENDPOINT_KEY"):
         ask(server.config(), Request("1", PROMPTS[0], GREEDY))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_restart_in_the_middle_costs_only_waiting(server: VllmServer) -> None:
-    """vLLM leaves requests without a reply when it is stopped, and ends when the client hangs up: after timeout_s."""
-    sampling = SamplingConfig(temperature=1.0, max_tokens=60)
-    chunks = [[Request(f"{c}.{i}", PROMPTS[i % 3], sampling, seed=100 * c + i) for i in range(16)] for c in range(12)]
-    settings = {"timeout_s": 20.0, "max_in_flight": 8, "max_wait_s": float(START_DEADLINE_S)}
-    generator = EndpointGenerator(server.config(endpoint=settings))
-    with ThreadPoolExecutor(2) as threads:
-        jobs = [threads.submit(generator.generate, chunk) for chunk in chunks]
-        jobs[1].result()
-        server.stop()
-        n_done = sum(job.done() for job in jobs)
-        server.start()
-        replies = [reply for job in jobs for reply in job.result()]
-    generator.close()
-    assert n_done < len(jobs) - 1, "the server was stopped too late to show anything"
-    assert len(replies) == 12 * 16
-    for reply in replies:
-        assert isinstance(reply, list), reply
-        (completion,) = reply
-        assert completion.finish_reason == "stop" or (completion.finish_reason, completion.completion_tokens) == (
-            "length",
-            60,
-        )

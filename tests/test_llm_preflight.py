@@ -13,7 +13,7 @@ import pytest
 import tiny_llm
 
 from raysys.config import validate
-from raysys.errors import InputError
+from raysys.errors import InputError, MissingExtra
 from raysys.llm.build import build_generator, identity, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
@@ -225,6 +225,19 @@ def test_an_endpoint_is_what_auto_means_where_one_is_given():
     for engine in ("vllm", "transformers"):
         with pytest.raises(InputError, match=f"engine = {engine} does not ask the endpoint"):
             validate(LlmConfig, {"model": "m", "engine": engine, "endpoint": endpoint}, "test")
+
+
+@pytest.mark.parametrize("missing", ["opencensus", "grpc_reflection"])
+def test_gauges_that_nothing_would_publish_are_refused(models, monkeypatch, missing):
+    """In a worker it would be vLLM's own message, that Ray is not installed; or silence."""
+    import importlib.util
+
+    config = llm(models / "chat", "vllm", vllm={"prometheus": True})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(MissingExtra, match=r"prometheus(?s:.)*raysys\[cluster\]"):
+        preflight(config, ["x"], 8)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert preflight(config, ["x"], 8)["engine"] == "vllm"
 
 
 def test_identity_is_what_changes_answers(models, tmp_path):

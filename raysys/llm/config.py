@@ -52,7 +52,9 @@ class VllmConfig(Config):
         "enable_prefix_caching, limit_mm_per_prompt, mm_processor_kwargs …",
     )
     adapters: dict[str, str] = Field({}, description="LoRA adapters: name → local folder; rows name the one they want")
-    prometheus: bool = Field(False, description="publish vLLM's own gauges through Ray's Prometheus endpoint")
+    prometheus: bool = Field(
+        False, description="publish vLLM's own gauges through Ray's Prometheus endpoint; needs raysys[cluster]"
+    )
 
     @field_validator("engine_kwargs")
     @classmethod
@@ -84,6 +86,9 @@ class EndpointConfig(Config):
     timeout_s: float = Field(120.0, gt=0, description="seconds until one request is given up and tried again")
     max_attempts: int = Field(6, ge=1, description="tries of one request before it becomes an error row")
     max_wait_s: float = Field(60.0, gt=0, description="longest pause between two tries, Retry-After included")
+    max_outage_s: float = Field(
+        1800.0, gt=0, description="how long a server that is away is waited for before the run stops; costs no row"
+    )
 
 
 class LlmConfig(Config):

@@ -2,7 +2,8 @@
 
 One thread runs an event loop with a connection pool; callers' threads hand requests to it and wait. What may pass by
 itself is tried again: after waits that grow, or as long as the server asks for. A server that cannot be reached at all
-has not seen a request, so that is no try of it: the worker waits, for max_attempts × max_wait_s at most.
+has not seen a request, so that is no try of it and no fault of a row: the worker waits for it. After `max_outage_s` the
+run is stopped, with what was in hand still to be done: a server that is away would turn millions of rows into errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Reply, Request
 from raysys.llm.endpoint_http import Denied, Trouble, body_of, is_chat, path_of, read_reply
-from raysys.llm.endpoint_session import Answer, Connection, denied, endpoint_of
+from raysys.llm.endpoint_session import Answer, Connection, away, denied, endpoint_of
 from raysys.llm.rate_limit import Pace, backoff_s
 from raysys.llm.seeds import draw_seed
 
@@ -33,7 +34,8 @@ class EndpointGenerator:
 
     share: this worker's part of the job's `requests_per_minute`, in (0, 1]. A key that the server refuses is an
     InputError from `generate`, then and for ever after: every other request would meet the same answer. A 403 after an
-    answer is not that: it is the failure of its own request.
+    answer is not that: it is the failure of its own request. A server that is away for `max_outage_s` is an InputError
+    too, until it is there again.
     """
 
     def __init__(self, config: LlmConfig, share: float = 1.0) -> None:
@@ -57,7 +59,7 @@ class EndpointGenerator:
         asyncio.run_coroutine_threadsafe(self._connection.open(), self._loop).result()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order. Raises InputError when the server refuses the key."""
+        """One reply per request, in order. InputError: the server refuses the key, or is away for too long."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("generate() after close()")
@@ -132,8 +134,8 @@ class EndpointGenerator:
                 return got.failure
             if not got.reached:
                 n_unreached += 1
-                if clock() - self._away_since >= self._patience_s:
-                    return got.failure
+                if clock() - self._away_since >= self._endpoint.max_outage_s:
+                    raise away(self._endpoint, got.failure)
                 await asyncio.sleep(backoff_s(n_unreached, min(RECONNECT_WAIT_S, self._endpoint.max_wait_s)))
                 continue
             # "Too many requests" while others are answered: our own crowd is in the way, it is no try of this one.
@@ -142,11 +144,6 @@ class EndpointGenerator:
             if n_failed >= self._endpoint.max_attempts:
                 return Failure(got.failure.reason, f"{got.failure.detail}; tried {n_failed} times")
             await self._wait(got, n_failed)
-
-    @property
-    def _patience_s(self) -> float:
-        """How long an unreachable server is waited for: as long as the tries of one request may take."""
-        return self._endpoint.max_attempts * self._endpoint.max_wait_s
 
     async def _wait(self, trouble: Trouble, n_failed: int) -> None:
         longest_s = self._endpoint.max_wait_s
@@ -190,5 +187,5 @@ class EndpointGenerator:
             self._away_since = None
         elif not reached and self._away_since is None:
             message = "%s: %s; waiting up to %.0f s for it"
-            logger.warning(message, self._connection.base_url, answer.failure.detail, self._patience_s)
+            logger.warning(message, self._connection.base_url, answer.failure.detail, self._endpoint.max_outage_s)
             self._away_since = self._loop.time()

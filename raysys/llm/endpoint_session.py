@@ -29,6 +29,12 @@ MAX_LISTED = 10
 MAX_REPLY_BYTES = 32 * 2**20
 """Longer replies are no answers of a language model."""
 
+GATEWAY = frozenset({502, 503, 504})
+"""What a proxy or load balancer answers for a server that is away; a server also says them of itself."""
+
+WATCH_EVERY_S = 10.0
+"""How often it is seen whether a server that owes replies still takes connections."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,6 +92,14 @@ def denied(endpoint: EndpointConfig, status: int) -> InputError:
     return InputError(what, f"check the key in the environment variable {endpoint.api_key_env}")
 
 
+def away(endpoint: EndpointConfig, failure: Failure) -> InputError:
+    """What an outage beyond `max_outage_s` means for the command."""
+    return InputError(
+        f"{base_url_of(endpoint)} is away for more than max_outage_s = {endpoint.max_outage_s:g} s: {failure.detail}",
+        "when the server is up, run the same command again: what is done stays, no row was given up for this",
+    )
+
+
 class Connection:
     """A pool of connections to one server; to be made, used and closed in one event loop.
 
@@ -100,6 +114,8 @@ class Connection:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = aiohttp.ClientTimeout(total=timeout_s or endpoint.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._session: aiohttp.ClientSession | None = None
+        self._open: set[asyncio.Timeout] = set()
+        self._watcher: asyncio.Task | None = None
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
@@ -108,16 +124,54 @@ class Connection:
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
         await self._session.close()
 
     async def get(self, path: str) -> Answer | Trouble:
         return await self._exchange("GET", path, None)
 
     async def post(self, path: str, data: bytes) -> Answer | Trouble:
-        # A file object: aiohttp gives the loop free between its chunks.
-        return await self._exchange("POST", path, io.BytesIO(data))
+        """The reply, or why there is none. A server that goes away while it is waited for is noticed by `_watch`.
+
+        A gateway's word that the server is away is believed (not reached) when it says the same of GET /models: a
+        server can also fail on one request only.
+        """
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._open.add(wait)
+                try:
+                    # A file object: aiohttp gives the loop free between its chunks.
+                    answer = await self._exchange("POST", path, io.BytesIO(data))
+                finally:
+                    self._open.discard(wait)
+        except TimeoutError:  # by _watch; the request's own time-out is a Trouble
+            return Trouble(Failure("connection", "the server went away while it answered"))
+        if isinstance(answer, Answer) and answer.status in GATEWAY and not await self._serves():
+            detail = f"the server cannot be reached (its gateway answers {answer.status})"
+            return Trouble(Failure("connection", detail), reached=False)
+        return answer
+
+    async def _serves(self) -> bool:
+        answer = await self.get("/models")
+        return isinstance(answer, Answer) and answer.status not in GATEWAY
+
+    async def _watch(self) -> None:
+        """Ends the wait for replies of a server that takes no connections any more.
+
+        vLLM leaves open requests unanswered when it is told to stop, and stays until the client hangs up; of a machine
+        that is lost nothing comes at all.
+        """
+        address = urlsplit(self._proxy or self.base_url)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self._open and not await _accepts(address.hostname, port):
+                for wait in self._open:
+                    wait.reschedule(asyncio.get_running_loop().time())
 
     async def _exchange(self, method: str, path: str, data: io.BytesIO | None) -> Answer | Trouble:
         """One HTTP request. Errors are told by their kind only: their texts and arguments may hold what was sent."""
@@ -139,6 +193,16 @@ class Connection:
             return Trouble(Failure("bad_reply", f"the reply is cut off or no HTTP ({_kind(error)})"))
         except (aiohttp.ClientError, OSError) as error:
             return Trouble(Failure("connection", f"the connection broke ({_kind(error)})"))
+
+
+async def _accepts(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
 
 
 def _kind(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raysys.errors import InputError
+from raysys.errors import InputError, MissingExtra
 from raysys.llm.build import NOT_ON_VLLM, resolve_engine
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
@@ -18,6 +18,10 @@ from raysys.llm.render import Renderer
 
 BYTES_PER_TOKEN = 6
 """Of UTF-8, at most, over a whole prompt: an endpoint's tokenizer is not at hand, and nobody is refused wrongly."""
+
+GAUGES_NEED = ("opencensus", "grpc_reflection")
+"""What publishes vLLM's gauges: Ray's agent with all its parts (ray[default]), and Ray Serve, which vLLM asks for the
+name of a replica (ray[serve]). One package of each that nothing else brings."""
 
 
 def preflight(
@@ -132,6 +136,8 @@ def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:
     lora_rank(config)
     if importlib.util.find_spec("vllm") is None:
         return ["vllm is not installed here, the workers need it; llm.vllm.engine_kwargs are checked there only"]
+    if config.vllm.prometheus and not all(map(importlib.util.find_spec, GAUGES_NEED)):
+        raise MissingExtra("what publishes vLLM's gauges (llm.vllm.prometheus), ray[default,serve],", "cluster")
     if config.vllm.engine_kwargs:
         check_engine_kwargs(config)
     return []
