@@ -356,6 +356,33 @@ def test_an_endpoint_that_fails_gives_error_rows_and_retry_redoes_exactly_these(
     assert cli(flow, "verify", "asked") == 0
 
 
+def test_a_server_that_stays_away_stops_the_job_and_the_same_command_goes_on(flow, capsys):
+    """It answers ten requests, then a gateway answers for it. No row is an error: chunks stay pending."""
+    page = status(502, "<html>no upstream</html>")
+
+    def plan(number: int, body: dict) -> Fault | None:
+        if number < 10:
+            return None
+        server.models = page
+        return page
+
+    with FakeEndpoint(plan) as server:
+        llm = {"model": "tiny", "engine": "openai", "endpoint": {"base_url": server.base_url, "max_outage_s": 0.5}}
+        config = CONFIGS["generalize"] | {"output": "late", "generalize": {"llm": llm, "levels": ["general"]}}
+        (flow / "late.yaml").write_text(yaml.safe_dump(config))
+        assert cli(flow, "generalize", "--config", "late.yaml") == 2
+        assert "max_outage_s = 0.5" in (said := capsys.readouterr().err)
+        assert "run the same command again" in said
+        fates = [row["outcome"] for row in rows(flow, "late")]
+        assert 0 < len(fates) <= 10
+        assert set(fates) == {"kept"}
+
+        server.plan, server.models = (lambda number, body: None), ["tiny"]
+        assert cli(flow, "generalize", "--config", "late.yaml") == 0
+    assert Counter(row["outcome"] for row in rows(flow, "late")) == {"kept": 2 * N}
+    assert cli(flow, "verify", "late") == 0
+
+
 @vllm
 def test_vllm_on_ray_says_the_same(flow):
     """The real engine, the same pictures and prompts, greedy: the same captions, up to rounding of near ties."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import yaml
-from processes import finish, start, wait_for
+from processes import finish, kill_driver, start, wait_for
 from vllm_server import KEY, VllmServer
 
 from raysys.cli import main
@@ -56,15 +56,19 @@ def test_a_server_killed_and_stopped_in_the_middle_costs_only_waiting(server: Vl
     def n_parts() -> int:
         return len(list((tmp_path / "asked").rglob("00000*.parquet")))
 
-    wait_for(lambda: n_parts() >= 2, job)
-    for end in (server.kill, server.stop):  # stop() fails where the server waits for clients that do not hang up
-        end()
-        time.sleep(5)
-        before = n_parts()
-        assert before < N // CHUNK_ROWS - 3, "the server ended too late to show anything"
-        server.start()
-        wait_for(lambda n=before: n_parts() >= n + 2, job)
-    code, err = finish(job)
+    try:
+        wait_for(lambda: n_parts() >= 2, job)
+        for end in (server.kill, server.stop):  # stop() fails where the server waits for clients that do not hang up
+            end()
+            time.sleep(5)
+            before = n_parts()
+            assert before < N // CHUNK_ROWS - 3, "the server ended too late to show anything"
+            server.start()
+            wait_for(lambda n=before: n_parts() >= n + 2, job)
+        code, err = finish(job)
+    finally:
+        if job.poll() is None:
+            kill_driver(job)
     assert code == 0, err
 
     table = open_table(str(tmp_path / "asked"), CAPTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import os
@@ -128,7 +129,8 @@ class Connection:
 
     async def close(self) -> None:
         self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watcher
         await self._session.close()
 
     async def get(self, path: str) -> Answer | Trouble:
