@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -121,6 +123,19 @@ def test_assembled_set_with_and_without_duplicates(flow):
     size_of = {r["row_id"]: r["cluster_size"] for r in read_rows(str(flow / "duplicates"), DUPLICATES).to_pylist()}
     assert sorted(with_copies) == sorted((row_id, i) for row_id, n in size_of.items() for i in range(n))
     assert len(with_copies) == truth(flow)["counts"]["train"]["kept"]
+
+
+def test_assembled_captions_are_those_that_were_encoded(flow):
+    """Not those of the samples: a set is also made of generalized captions, and its captions are prompts later."""
+    states = shutil.copytree(flow / "text_states", flow / "other_states")
+    for part in states.glob("encode-*/*.parquet"):
+        _rewrite(part, "caption", lambda caption: caption and f"in other words, {caption}")
+    ran(flow, *tiny.command("assemble", "text_states=other_states", "output=in_other_words"))
+    original = {r["row_id"]: r["caption"] for r in read_rows(str(flow / "samples"), SAMPLES).to_pylist()}
+    tables = [pq.read_table(part) for part in sorted((flow / "in_other_words").glob("part-*.parquet"))]
+    found = {row["row_id"]: row["caption"] for table in tables for row in table.to_pylist()}
+    assert found == {row_id: f"in other words, {original[row_id]}" for row_id in found}
+    assert len(found) == N_UNIQUE
 
 
 def test_the_same_commands_again_change_no_file(flow, without_ray):
@@ -253,7 +268,7 @@ def test_unreadable_shard_becomes_error_rows_and_retry_redoes_exactly_these(flow
     tiny.write_configs(tmp_path)
     shutil.copytree(flow / "samples", tmp_path / "samples")
     for part in (tmp_path / "samples").glob("ingest-*/*.parquet"):  # the copies' rows point at the copied shards
-        _redirect(part, str(flow), str(tmp_path))
+        _rewrite(part, "shard", lambda shard: shard.replace(str(flow), str(tmp_path)))
     shard, away = tmp_path / "shards/train/00001.tar", tmp_path / "away.tar"
     os.rename(shard, away)
     tiny.done("encode", tmp_path)
@@ -281,9 +296,9 @@ def test_unreadable_shard_becomes_error_rows_and_retry_redoes_exactly_these(flow
     assert raysys("verify", "latents", cwd=tmp_path).returncode == 0
 
 
-def _redirect(part: Path, old: str, new: str) -> None:
-    """Rewrite the `shard` column of a committed part."""
+def _rewrite(part: Path, column: str, change: Callable[[str], str]) -> None:
+    """Change a column of a committed part."""
     table = pq.read_table(part)
-    index = table.schema.get_field_index("shard")
-    moved = [s.replace(old, new) for s in table["shard"].to_pylist()]
-    pq.write_table(table.set_column(index, table.schema.field(index), [moved]), part)
+    index, field = table.schema.get_field_index(column), table.schema.field(column)
+    changed = pa.array([change(value) for value in table[column].to_pylist()], field.type)
+    pq.write_table(table.set_column(index, field, changed), part)

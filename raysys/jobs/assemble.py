@@ -24,7 +24,7 @@ from raysys.tables.join import AlignedTable
 from raysys.tables.plan import differences
 
 FROM_LATENTS = ("latents", "latents_shape")
-FROM_TEXT = ("prompt_embeds", "prompt_embeds_shape")
+FROM_TEXT = ("caption", "prompt_embeds", "prompt_embeds_shape")
 
 
 class JobConfig(Config):
