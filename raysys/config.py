@@ -44,7 +44,10 @@ def validate(cls: type[C], data: dict[str, Any], origin: str, overridden: Sequen
     try:
         return cls.model_validate(data)
     except ValidationError as exc:
-        lines = [_explain(cls, e, origin, set(overridden)) for e in exc.errors()]
+        # A list with a mistake in it is also reported as too short: one mistake, said where it is.
+        places = [e["loc"] for e in exc.errors()]
+        inner = [e for e in exc.errors() if not any(p[: len(e["loc"])] == e["loc"] != p for p in places)]
+        lines = [_explain(cls, e, origin, set(overridden)) for e in inner]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration"
         raise InputError(count + "".join(f"\n  - {line}" for line in lines), "correct the keys above") from None
 

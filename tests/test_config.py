@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from raysys.config import Config, dump, load
+from raysys.config import Config, dump, load, validate
 from raysys.config_help import fields_of, format_fields, type_name
 from raysys.errors import InputError
 
@@ -135,3 +135,15 @@ def test_help_lists_every_key_with_type_limits_default_and_meaning() -> None:
 )
 def test_types_are_named_for_people(annotation: object, name: str) -> None:
     assert type_name(annotation) == name
+
+
+def test_a_mistake_inside_a_list_is_told_once(tmp_path: Path) -> None:
+    class Item(Config):
+        size: int = Field(ge=1, description="size")
+
+    class Items(Config):
+        items: tuple[Item, ...] = Field(min_length=1, description="items")
+
+    with pytest.raises(InputError) as caught:
+        validate(Items, {"items": [{"size": 0}]}, "a.yaml")
+    assert "1 mistake in the configuration\n  - a.yaml: items.0.size = 0" in str(caught.value)
