@@ -11,15 +11,16 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from raysys.captions.cleaning import LEAD_INS, TRAILERS, clean
-from raysys.captions.nlp import FUNCTION_WORDS_OF, function_words
+from raysys.captions.languages import other_language, script_of, script_share
 from raysys.config import Config
 
 REFUSALS = (
-    r"^(i('|’)?m|i am) (sorry|unable|not able)\b",
-    r"^(sorry|unfortunately)\b",
+    r"^(i('|’)?m|i am) (sorry[,.]|sorry,? (but )?i\b|unable|not able)",
+    r"^(sorry,|sorry,? (but )?i\b|unfortunately[, ])",
     r"^i (cannot|can('|’)?t|could not|couldn('|’)t|won('|’)t)\b",
-    r"\bas an? (ai|artificial intelligence|language model)\b",
-    r"^(申し訳|すみません|ごめんなさい)",
+    r"^as an? (ai|artificial intelligence|large language model|language model)\b",
+    r"\bas an? (ai|language model)\b[^.]*\bi (cannot|can('|’)?t|am|do not|don('|’)t)\b",
+    r"^(申し訳(ありません|ございません)|すみません[、。]|すみませんが|ごめんなさい[、。])",
     r"(お手伝い|お答え|説明|生成|翻訳)(する)?ことは?でき(ません|かねます)",
 )
 """How models decline, as regular expressions over the whole text, upper and lower case alike."""
@@ -137,78 +138,5 @@ def repeated_phrase(units: Sequence[str], max_repeats: int) -> tuple[int, int] |
 def _units(text: str) -> list[str]:
     """Words; characters where words are not separated (Japanese, Chinese)."""
     letters = [c for c in text if c.isalpha()]
-    cjk = sum(_script(c) in ("han", "kana") for c in letters)
+    cjk = sum(script_of(c) in ("han", "kana") for c in letters)
     return list(text.replace(" ", "")) if 2 * cjk > len(letters) else text.casefold().split()
-
-
-SCRIPTS = {
-    "ja": ("kana", "han"),
-    "zh": ("han",),
-    "ko": ("hangul",),
-    "ru": ("cyrillic",),
-    "uk": ("cyrillic",),
-    "el": ("greek",),
-    "ar": ("arabic",),
-    "th": ("thai",),
-    "hi": ("devanagari",),
-}
-"""Language → its scripts; every other language counts as written in Latin letters."""
-
-_RANGES = (
-    ("latin", 0x0041, 0x024F),
-    ("greek", 0x0370, 0x03FF),
-    ("cyrillic", 0x0400, 0x052F),
-    ("arabic", 0x0600, 0x06FF),
-    ("devanagari", 0x0900, 0x097F),
-    ("thai", 0x0E00, 0x0E7F),
-    ("latin", 0x1E00, 0x1EFF),
-    ("kana", 0x3040, 0x30FF),
-    ("kana", 0x31F0, 0x31FF),
-    ("han", 0x3400, 0x4DBF),
-    ("han", 0x4E00, 0x9FFF),
-    ("hangul", 0xAC00, 0xD7A3),
-    ("han", 0x20000, 0x3134F),
-)
-
-CHINESE_FROM = 8
-"""From so many Han letters on, a Japanese text without any kana is taken for Chinese."""
-
-
-def script_share(text: str, language: str) -> float:
-    """Share of the letters of `text` that are of the language's script; 1 without letters.
-
-    Languages that share a script are told apart by `other_language`. A long text in `ja` without kana is Chinese: 0.
-    """
-    scripts = [_script(c) for c in text if c.isalpha()]
-    if not scripts:
-        return 1.0
-    if language == "ja" and "kana" not in scripts and scripts.count("han") >= CHINESE_FROM:
-        return 0.0
-    wanted = SCRIPTS.get(language, ("latin",))
-    if language == "zh" and "kana" in scripts:
-        return 0.0
-    return sum(s in wanted for s in scripts) / len(scripts)
-
-
-MIN_FOREIGN_WORDS = 2
-"""One foreign word is a name or a loan word."""
-
-
-def other_language(text: str, language: str, ratio: float) -> str | None:
-    """A language whose own function words occur in `text` twice or more, and over `ratio` times as often as those that
-    only `language` has; None without one. Known: en, de, fr, es, it, pt, nl; any other `language` gives None."""
-    if language not in FUNCTION_WORDS_OF:
-        return None
-    words, own = re.findall(r"[^\W\d_]+", text.casefold()), function_words(language)
-    for name in FUNCTION_WORDS_OF:
-        other = function_words(name)
-        n_own = sum(word in own and word not in other for word in words)
-        n_other = sum(word in other and word not in own for word in words)
-        if n_other >= MIN_FOREIGN_WORDS and n_other > ratio * n_own:
-            return name
-    return None
-
-
-def _script(character: str) -> str:
-    code = ord(character)
-    return next((name for name, first, last in _RANGES if first <= code <= last), "other")

@@ -5,25 +5,29 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_OF_A_CAPTION = r"(caption|description|translation|rewrite)"
+
 LEAD_INS = (
-    r"(sure|certainly|of course|absolutely|okay|ok)( thing)?\s*[!,.:]",
-    r"(here('|’)?s|here is|here are|this is|below is) (an?|the|my|your|one)\b[^.!?:\n]{0,60}"
-    r"\b(caption|description|version|translation|sentence|rewrite)\b[^.!?:\n]{0,60}:",
+    r"(sure|certainly|of course|absolutely)( thing)?\s*!",
+    r"(sure|certainly|of course|absolutely|okay|ok)( thing)?\s*[!,.:]\s*(?=here|below|the (general|translat)|caption)",
+    r"(here('|’)?s|here is|here are|below is) (an?|the|my|your|one)\b[^.!?:\n]{0,60}"
+    rf"\b({_OF_A_CAPTION}|version|sentence)\b[^.!?:\n]{{0,60}}:",
     r"((the|an?|my) )?((more|extremely|very) )?((general|generalized|generalised|generic|image|english|japanese) )?"
-    r"(caption|description|translation|answer|output)( (of|for) (the|this) (image|picture))?( is)?\s*:",
-    r"(はい|もちろん(です)?|承知(しました|いたしました)|わかりました|かしこまりました)[、。!,.]",
-    r"(以下|次)(は|が|に|の)[^。:\n]{0,40}[:。]",
+    rf"{_OF_A_CAPTION}( (of|for) (the|this) (image|picture))?( is)?\s*:",
+    r"(はい|もちろん(です)?|承知(しました|いたしました)|わかりました|かしこまりました)[、。!,.]\s*(?=以下|次|翻訳|日本語訳|訳|キャプション)",
+    r"(以下|次)(は|が|に|の)[^。:\n]{0,30}(翻訳|訳文?|キャプション|説明文?)[^。:\n]{0,12}[:。]",
     r"(日本語)?(訳文?|翻訳文?|キャプション|説明文?)(は)?\s*:",
 )
 """What stands before a caption, as regular expressions at the start of the text, upper and lower case alike."""
 
 TRAILERS = (
-    r"\(?(please )?note( that)?\s*:",
-    r"\(?explanation\s*:",
-    r"let me know\b",
-    r"i(('|’)ve| have)? (removed|replaced|changed|generalized|kept|left out|made|used)\b",
-    r"\(?注(意|釈|記)?\s*:",
-    r"※",
+    r"\(?(please )?note( that)?\s*:\s*(i|this|the|it)\b[^\n]*\b(caption|image|original|general|specific|removed"
+    r"|replaced|breed|name|brand|gone|omitted|left out)",
+    r"explanation\s*:",
+    r"let me know (if|whether|how|what)\b",
+    r"i(('|’)ve| have)? (removed|replaced|changed|generalized|generalised|simplified|omitted|left out)\b",
+    r"\(?注(意|釈|記)?\s*:[^\n]{0,40}(原文|訳|省|一般|変更)",
+    r"※[^\n]{0,40}(原文|訳|省|一般|変更)",
 )
 """What begins a remark after the caption: a sentence or line that starts so is cut off with all that follows."""
 
@@ -32,11 +36,12 @@ _QUOTES = (('"', '"'), ("'", "'"), ("「", "」"), ("“", "”"))
 
 def clean(text: str, lead_ins: tuple[str, ...] = LEAD_INS, trailers: tuple[str, ...] = TRAILERS) -> str:
     """The caption alone: NFKC, lead-ins and trailers off, inner blanks and line breaks to single spaces, one pair of
-    surrounding quotes off. After a lead-in, only what stands in quotes is taken when quotes follow."""
+    surrounding quotes off. After a lead-in, a line in quotes is the caption and all lines below it are not."""
     text = unicodedata.normalize("NFKC", text).strip()
     rest = _without_lead_ins(text, lead_ins)
-    if rest != text and (quoted := _quoted_start(rest)):
-        rest = quoted
+    if rest != text:
+        first, _, below = rest.partition("\n")
+        rest = first if below and _unquoted(first.strip()) != first.strip() else rest
     for trailer in trailers:
         # A space after a full stop is not needed in Japanese.
         rest = re.split(rf"(?:(?<=[.!?。\"”」])|\n)\s*(?:{trailer})", rest, maxsplit=1, flags=re.IGNORECASE)[0]
@@ -50,13 +55,6 @@ def _without_lead_ins(text: str, lead_ins: tuple[str, ...]) -> str:
         if found is None or not text[found.end() :]:
             return text
         text = text[found.end() :]
-
-
-def _quoted_start(text: str) -> str | None:
-    for left, right in _QUOTES:
-        if text.startswith(left) and (end := text.find(right, 1)) > 1:
-            return text[1:end]
-    return None
 
 
 def _unquoted(text: str) -> str:

@@ -9,7 +9,6 @@ Two pipelines fill the same attributes (tags, parts of speech, features, lemmas,
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,16 +63,6 @@ def resolve_pipeline(name: str) -> str:
     import spacy
 
     return name if name != "auto" else MODEL if spacy.util.is_package(MODEL) else RULES
-
-
-FUNCTION_WORDS_OF = ("en", "de", "fr", "es", "it", "pt", "nl")
-"""Languages in Latin letters that are told apart by their function words."""
-
-
-@cache
-def function_words(language: str) -> frozenset[str]:
-    """spaCy's stop words of one of `FUNCTION_WORDS_OF`, lower case."""
-    return frozenset(importlib.import_module(f"spacy.lang.{language}.stop_words").STOP_WORDS)
 
 
 def pipeline_name(nlp: Language) -> str:
