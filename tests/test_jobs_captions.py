@@ -293,6 +293,13 @@ def test_a_captioner_that_is_added_leaves_what_was_made_alone(flow, tmp_path, ca
     assert f"pending_chunks  {len(added)}\n" in said
     assert f"pending_items   {N}\n" in said
 
+    places = [f"captions={tmp_path}/captions", f"output={tmp_path}/generalized", "generalize.levels=[general]"]
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *places) == 0
+    encode = ("encode", "--config", "encode.yaml", f"captions.table={tmp_path}/generalized", "text_states=planned")
+    assert cli(flow, *encode, "captions.which=second/describe/general", "--dry-run") == 0
+    assert cli(flow, *encode, "captions.which=null", "--dry-run") == 2
+    assert "are second/describe/general, zoo/photo/general, zoo/picture/general" in capsys.readouterr().err
+
 
 def test_a_filter_that_takes_nothing_is_said_before_anything_starts(flow, capsys):
     assert cli(flow, "generalize", "--config", "generalize.yaml", "which=zoo/foto") == 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +14,7 @@ from raysys.outcomes import error, kept, rejected
 from raysys.rows import LATENTS, TEXT_STATES, array_to_bytes, bytes_to_array
 from raysys.tables import Chunk, InputPart, PartialChunkError, Store, commit_part, open_output, open_table, read_rows
 from raysys.tables.commit import check_keys
+from raysys.tables.plan import reopen_output
 from raysys.tables.process import MAX_ATTEMPTS, MAX_ITEM_DEATHS, AttemptLog, process_chunk
 from raysys.tables.verify import status, verify
 
@@ -324,3 +328,15 @@ def test_an_item_that_kills_its_worker_is_found_by_counting(tmp_path):
     assert reasons[5] == "worker_died"
     assert table["outcome"].to_pylist().count("error") == 1
     assert Store(tmp_path).sub("_attempts").names() == []
+
+
+def test_rows_are_made_again_only_from_the_inputs_of_the_others(tmp_path):
+    """A retry: inputs that were added do not matter, one that changed would mix two versions in a part."""
+    output = make(tmp_path)
+    fields = output.folder.read_json("_plan.json")["fields"]
+    again = partial(reopen_output, str(tmp_path), output.producer, output.fingerprint, fields)
+    assert again([*PARTS, InputPart("new", "new", 3, "s")]).chunks == output.chunks
+    with pytest.raises(InputError, match=r"something changed since:\n  - input a.tar\n"):
+        again([replace(PARTS[0], signature="other"), *PARTS[1:]])
+    with pytest.raises(InputError, match="- x: 1 → 2"):
+        reopen_output(str(tmp_path), output.producer, output.fingerprint, fields | {"x": 2}, PARTS)

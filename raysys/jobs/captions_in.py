@@ -15,7 +15,6 @@ from raysys.errors import InputError
 from raysys.jobs.inputs import KeptRows
 from raysys.rows import CAPTIONS
 from raysys.tables import Chunk, InputPart, TableView
-from raysys.tables.read import parts_of
 
 N_TRIED = 256
 """Captions whose length is measured before a run."""
@@ -134,10 +133,15 @@ def one_caption_each(view: TableView, source: CaptionSource) -> OneCaptionEach:
 
 
 def _ways(view: TableView) -> list[str]:
-    """How the captions of a table were made, as its first parts say: one part of every producer is read."""
+    """How the captions of a table were made. Of every producer, and of every producer before it, the first part that
+    holds rows is read: one part of `generalize` stands for one captioner only."""
     found: dict[str, None] = {}
-    for output in view.outputs:
-        for part in parts_of(output)[:1]:
-            for row in part.read(["row_id", "caption_id"]).to_pylist():
-                found[row["caption_id"].removeprefix(row["row_id"] + "/")] = None
+    seen: set[tuple[str, str]] = set()
+    for part in view.parts:
+        line = (part.output.producer, part.chunk.part.name.rpartition("/")[0])
+        if line in seen:
+            continue
+        for row in part.read(["row_id", "caption_id"]).to_pylist():
+            seen.add(line)
+            found[row["caption_id"].removeprefix(row["row_id"] + "/")] = None
     return sorted(found)

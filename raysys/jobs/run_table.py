@@ -119,7 +119,7 @@ def _open(job: TableJob, options: RunOptions) -> Output | None:
     producer, _, digest = folder.rpartition("-")
     if (Store(job.output).url, job.label) != (table, producer):
         return None
-    return reopen_output(job.output, producer, digest, fields)
+    return reopen_output(job.output, producer, digest, fields, job.parts)
 
 
 def _errors(output: Output) -> dict[str, Redo]:

@@ -236,11 +236,18 @@ def _point(table: Store, row_type: RowType, producer: str, digest: str) -> None:
         table.write_json(TABLE, info)
 
 
-def reopen_output(path: str, producer: str, digest: str, fields: Mapping[str, Any]) -> Output:
-    """An existing output, to have rows of it made again exactly as the others were. InputError when `fields` differ."""
+def reopen_output(
+    path: str, producer: str, digest: str, fields: Mapping[str, Any], parts: Sequence[InputPart]
+) -> Output:
+    """An existing output, to have rows of it made again exactly as the others were.
+
+    InputError when `fields` or the contents of an input part differ. Inputs that were added since do not matter.
+    """
     output = load_output(path, producer, digest)
-    old = (output.folder.read_json(PLAN) or {})["fields"]
-    if lines := differences(old, json.loads(json.dumps(fields))):
+    stored = output.folder.read_json(PLAN)
+    _, changed = _input_changes(stored, parts)
+    lines = differences(stored["fields"], json.loads(json.dumps(fields))) + [f"input {name}" for name in changed]
+    if lines:
         differs = "".join(f"\n  - {line}" for line in lines)
         raise InputError(
             f"rows of {output.folder.url} cannot be made again as the others were, something changed since:{differs}",
