@@ -26,6 +26,10 @@ from raysys.tables.plan import differences
 FROM_LATENTS = ("latents", "latents_shape")
 FROM_TEXT = ("caption", "prompt_embeds", "prompt_embeds_shape")
 
+JOINED_AS = 2
+"""Counts up when the same inputs make other rows, so that an older set is not taken for a finished one.
+2: the caption is the one that was encoded, not the sample's."""
+
 
 class JobConfig(Config):
     """Join and shuffle the training set."""
@@ -60,6 +64,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         "text_states": complete(config.text_states, TEXT_STATES),
     }
     notes = {
+        "joined_as": JOINED_AS,
         "inputs": {name: view.identity if view else None for name, view in views.items()},
         "contents": version_of(*views.values()),
         "keep_duplicates": config.keep_duplicates,
