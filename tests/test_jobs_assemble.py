@@ -81,3 +81,19 @@ def test_a_set_that_was_joined_in_an_older_way_is_not_taken_for_a_finished_one(t
     run(tables, on_change="recompute")
     assert "joined_as" in read_manifest(tables["output"])["notes"]
     assert captions(tables["output"]) == {i: f"encoded {i}" for i in IDS}
+
+
+def test_sets_with_different_captions_hold_the_same_images(tables, tmp_path):
+    """A caption that was rejected for one model takes the image out of both sets, and is counted in both."""
+    general = states(tmp_path / "general", tables["samples"], "general", without=("b",))
+    run(tables | {"required_text_states": general})
+    other = {"text_states": general, "output": str(tmp_path / "other"), "required_text_states": tables["text_states"]}
+    run(tables | other)
+    assert captions(tables["output"]) == {i: f"encoded {i}" for i in ("a", "c")}
+    assert captions(other["output"]) == {i: f"general {i}" for i in ("a", "c")}
+    reasons = {tables["output"]: "no_required_text_states", other["output"]: "no_text_states"}
+    for folder, reason in reasons.items():
+        counts = {"in": 3, "kept": 2, "rejected": {reason: 1}, "error": {}}
+        assert read_manifest(folder)["rows"] == counts
+    with pytest.raises(InputError, match=r"inputs\.required_text_states"):
+        run(tables)

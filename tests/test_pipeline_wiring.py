@@ -1,0 +1,39 @@
+"""What the pipeline gives to its jobs, seen in the place of the jobs: no table is made, and Ray is not asked for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from raysys.jobs import assemble, caption, dedup, encode, generalize, generate, ingest, pipeline, replicate, scenes
+from raysys.jobs import train_diffusion as train
+from raysys.jobs.options import RunOptions
+
+CAPTIONER = {"name": "one", "llm": {"engine": "zoo", "model": "zoo:vlm"}}
+
+
+@pytest.fixture
+def given(monkeypatch, tmp_path):
+    """config → {job: the configurations it is given, in order}"""
+
+    def of(**config: Any) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = defaultdict(list)
+        for job in (assemble, caption, dedup, encode, generalize, generate, ingest, replicate, scenes):
+            name = job.__name__.rpartition(".")[2]
+            monkeypatch.setattr(job, "run", lambda config, options, name=name: found[name].append(config) or {})
+        monkeypatch.setattr(train, "run_all", lambda configs, options: found["train"].extend(configs))
+        config = pipeline.JobConfig.model_validate({"run": str(tmp_path), **config})
+        pipeline.run(config, RunOptions(dry_run=True))
+        return found
+
+    return of
+
+
+def test_both_models_learn_the_same_images_in_different_words(given):
+    train_set, _, generalized = given(captions={})["assemble"]
+    assert train_set.text_states != generalized.text_states
+    assert train_set.required_text_states == generalized.text_states
+    assert generalized.required_text_states == train_set.text_states
+    assert [c.required_text_states for c in given()["assemble"]] == [None, None]
