@@ -37,3 +37,13 @@ def test_both_models_learn_the_same_images_in_different_words(given):
     assert train_set.required_text_states == generalized.text_states
     assert generalized.required_text_states == train_set.text_states
     assert [c.required_text_states for c in given()["assemble"]] == [None, None]
+
+
+def test_each_model_is_measured_against_what_it_learnt(given):
+    for config in ({}, {"captions": {}}):
+        found = given(**config)
+        *models, chance = found["replicate"]
+        assert [c.training_set for c in models] == [c.training_set for c in found["train"]]
+        assert [c.prompts for c in found["generate"]] == [c.training_set for c in models]
+        assert (chance.training_set, chance.duplicates) == (None, None)
+        assert len({c.training_set for c in models}) == (2 if config else 1)

@@ -352,7 +352,7 @@ def _replications(config: JobConfig) -> list[replicate.JobConfig]:
         replicate.JobConfig(
             generated=at.generations(name),
             training=at.samples("train"),
-            duplicates=at.duplicates,
+            training_set=_training_sets(config)[name],
             held_out=at.samples("held_out"),
             output=at.replication(name),
             **shared,
