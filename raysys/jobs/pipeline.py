@@ -41,6 +41,7 @@ from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.encode import LatentsConfig, TextConfig
 from raysys.replication import ReplicationConfig
 from raysys.scenes.demo_shards import ScenesConfig
+from raysys.shards.decode import DecodeConfig
 from raysys.shards.duplicates import DuplicatesConfig
 from raysys.shards.ingest import IngestConfig
 from raysys.similarity import DescriptorConfig
@@ -226,16 +227,18 @@ def _dedup(config: JobConfig) -> dedup.JobConfig:
 def _encodes(config: JobConfig) -> list[encode.JobConfig]:
     """Pictures and original captions; of the generalized captions only their text states."""
     at = Layout(config.run)
-    shared = {"images": config.images, "text": config.text, "engine": config.engine}
+    rules = {"train": config.ingest, "fusion": config.fusion_ingest or config.ingest}
+    shared = {"text": config.text, "engine": config.engine}
     jobs = [
         encode.JobConfig(
             samples=at.samples(split),
             duplicates=at.duplicates if split == "train" else None,
             latents=at.latents(split),
             text_states=at.text_states(split),
+            images=config.images.model_copy(update={"limits": config.images.limits.admitting(rule.decode)}),
             **shared,
         )
-        for split in ("train", "fusion")
+        for split, rule in rules.items()
     ]
     if config.captions is not None:
         which = f"{config.captions.generalized_from}/{config.captions.level}"
@@ -254,6 +257,7 @@ def _caption(config: JobConfig) -> caption.JobConfig:
         captioners=captions.captioners,
         min_captions=captions.min_captions,
         seed=config.seed,
+        limits=DecodeConfig().admitting(config.ingest.decode),
         engine=config.engine,
     )
 
@@ -347,7 +351,8 @@ def _replications(config: JobConfig) -> list[replicate.JobConfig]:
     """Both models against what they were trained on, with held-out images beside; then chance: the baseline's
     generations against the held-out images in the place of the training ones."""
     at = Layout(config.run)
-    shared = {"replication": config.replication.model_copy(update={"descriptor": config.descriptor})}
+    limits = config.replication.decode.admitting(config.ingest.decode)
+    shared = {"replication": config.replication.model_copy(update={"descriptor": config.descriptor, "decode": limits})}
     against_training = [
         replicate.JobConfig(
             generated=at.generations(name),
