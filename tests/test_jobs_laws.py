@@ -15,9 +15,10 @@ from raysys.errors import InputError, RunFailed
 from raysys.generation.generate import png_bytes
 from raysys.jobs import assemble, generate, pipeline, replicate, report, scenes, train_diffusion
 from raysys.jobs.options import RunOptions
+from raysys.latents import assemble as latents
 from raysys.outcomes import Counts, kept
-from raysys.rows import DUPLICATES, GENERATIONS, SAMPLES
-from raysys.tables import InputPart, commit_part, open_output, open_table
+from raysys.rows import DUPLICATES, GENERATIONS, MATCHES, SAMPLES, TRAINING_SET, array_to_bytes
+from raysys.tables import InputPart, commit_part, open_output, open_table, read_rows
 
 
 def write(path, row_type, rows, producer="toy"):
@@ -87,6 +88,34 @@ def test_duplicates_of_other_samples_are_named(tmp_path):
         replicate.training_images(str(folder), str(tmp_path / "dup"))
     write(tmp_path / "dup2", DUPLICATES, [row, {"row_id": "1.png", "cluster_size": 1, **kept()}])
     assert len(replicate.training_images(str(folder), str(tmp_path / "dup2"))) == 1
+
+
+def test_matches_tell_what_was_trained_on(tmp_path):
+    """With the assembled set: its images, each once, its captions and the strictest licence; not those of the files."""
+    rng = np.random.default_rng(0)
+    for folder, n in (("generated", 2), ("training", 4)):
+        (tmp_path / folder).mkdir()
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / folder / f"{i}.png")
+            (tmp_path / folder / f"{i}.txt").write_text("as found")
+    known = {"caption": "as learnt", "licence": "CC-BY-SA-4.0", "url": None}
+    data, shape = array_to_bytes(np.zeros((1, 2, 2)))
+    known |= {"latents": data, "latents_shape": shape, "prompt_embeds": data, "prompt_embeds_shape": shape}
+    rows = [{"row_id": f"{i}.png", "copy": copy, "bucket": "2x2", **known, **kept()} for i in (1, 2) for copy in (0, 1)]
+    latents.assemble([TRAINING_SET.table(rows)], tmp_path / "set", seed=0)
+    paths = {name: str(tmp_path / name) for name in ("generated", "training")} | {"output": str(tmp_path / "out")}
+    config = {**paths, "training_set": str(tmp_path / "set"), "replication": {"top": 5}}
+    assert replicate.run(replicate.JobConfig.model_validate(config), RunOptions())["n_training"] == 2
+    matches = read_rows(str(tmp_path / "out" / "matches"), MATCHES).to_pylist()
+    assert sorted((m["generated"], m["training"]) for m in matches) == [
+        (f"{g}.png", f"{t}.png") for g in (0, 1) for t in (1, 2)
+    ]
+    assert {(m["caption"], m["licence"], m["prompt"]) for m in matches} == {("as learnt", "CC-BY-SA-4.0", "as found")}
+    (tmp_path / "training" / "2.png").unlink()
+    with pytest.raises(InputError, match=r"training_set: 1 of 2 images .* e\.g\. 2\.png"):
+        replicate.run(replicate.JobConfig.model_validate(config), RunOptions())
+    with pytest.raises(ValueError, match="give one of them"):
+        replicate.JobConfig.model_validate(config | {"duplicates": "d"})
 
 
 def test_a_training_is_another_one_with_another_fusion_set(tmp_path):

@@ -25,6 +25,13 @@ from raysys.tables.plan import differences
 
 FROM_LATENTS = ("latents", "latents_shape")
 FROM_TEXT = ("caption", "prompt_embeds", "prompt_embeds_shape")
+REQUIRED = "required_text_states"
+COLUMNS = {REQUIRED: ("outcome", "reason")}
+"""What is read of a table of which not everything is used."""
+
+JOINED_AS = 2
+"""Counts up when the same inputs make other rows, so that an older set is not taken for a finished one.
+2: the caption is the one that was encoded, not the sample's."""
 
 
 class JobConfig(Config):
@@ -34,6 +41,9 @@ class JobConfig(Config):
     duplicates: str | None = Field(None, description="table of DUPLICATES rows; null = every kept sample is its own")
     latents: str = Field(description="table of LATENTS rows")
     text_states: str = Field(description="table of TEXT_STATES rows")
+    required_text_states: str | None = Field(
+        None, description="a second table of TEXT_STATES rows: only what is kept in it too, for sets of the same images"
+    )
     output: str = Field(description="folder for the assembled set")
     keep_duplicates: bool = Field(
         False, description="repeat a representative once per member of its cluster, as a set without dedup would"
@@ -58,8 +68,10 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         "duplicates": complete(config.duplicates, DUPLICATES) if config.duplicates else None,
         "latents": complete(config.latents, LATENTS),
         "text_states": complete(config.text_states, TEXT_STATES),
+        REQUIRED: complete(config.required_text_states, TEXT_STATES) if config.required_text_states else None,
     }
     notes = {
+        "joined_as": JOINED_AS,
         "inputs": {name: view.identity if view else None for name, view in views.items()},
         "contents": version_of(*views.values()),
         "keep_duplicates": config.keep_duplicates,
@@ -108,7 +120,7 @@ def _joined(views: dict[str, TableView | None], keep_duplicates: bool) -> Iterat
     aligned = {name: AlignedTable(view) for name, view in views.items() if view is not None and name != "samples"}
     columns = ["row_id", "sample_id", "caption", "licence", "url", "outcome"]
     for part in views["samples"].parts:
-        others = {name: table.rows_of(part) for name, table in aligned.items()}
+        others = {name: table.rows_of(part, COLUMNS.get(name)) for name, table in aligned.items()}
         rows = []
         for sample in part.read(columns).to_pylist():
             if sample["outcome"] == KEPT:
@@ -126,7 +138,7 @@ def _training_rows(sample: dict, others: dict[str, dict[str, dict]], keep_duplic
             return [] if cluster else [{**base, **rejected("not_deduplicated")}]
         base["licence"] = cluster["licence"]
         copies = cluster["cluster_size"] if keep_duplicates else 1
-    for name in ("latents", "text_states"):
+    for name in (name for name in ("latents", "text_states", REQUIRED) if name in others):
         made = others[name].get(row_id)
         if made is None or made["outcome"] != KEPT:
             return [{**base, **rejected(f"no_{name}", made and made["reason"])}]

@@ -12,11 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from raysys.captions.caption import ORIGINAL
-from raysys.captions.generalize import GeneralizeConfig, Level
-from raysys.captions.recipes import RECIPES
 from raysys.config import Config, dump
 from raysys.engine.config import EngineConfig, TrainEngineConfig
 from raysys.errors import InputError
@@ -39,10 +36,12 @@ from raysys.jobs import (
 from raysys.jobs.captions_in import CaptionSource
 from raysys.jobs.layout import GENERALIZED, MODELS, SPLITS, Layout
 from raysys.jobs.options import RunOptions
+from raysys.jobs.pipeline_captions import CaptionsConfig
 from raysys.jobs.run_table import refuse_limit, refuse_lost_path
 from raysys.latents.encode import LatentsConfig, TextConfig
 from raysys.replication import ReplicationConfig
 from raysys.scenes.demo_shards import ScenesConfig
+from raysys.shards.decode import DecodeConfig
 from raysys.shards.duplicates import DuplicatesConfig
 from raysys.shards.ingest import IngestConfig
 from raysys.similarity import DescriptorConfig
@@ -56,35 +55,6 @@ class ShardsConfig(Config):
     train: str = Field(description="training shards: tars, Parquet or a folder")
     held_out: str = Field(description="shards that are not trained on: the level of chance")
     fusion: str = Field(description="fusion set: images whose caption is their class")
-
-
-class CaptionsConfig(Config):
-    """New captions for the mitigated model; the baseline keeps the original ones."""
-
-    captioners: tuple[caption.PooledCaptioner, ...] = Field(
-        (), description="caption every image by these models; none = the original captions are generalized"
-    )
-    min_captions: int = Field(2, ge=1, description="captions that an image should have")
-    which: str | None = Field(
-        None, description="captioner/prompt whose captions are generalized; null = the first prompt of the first one"
-    )
-    level: Level = Field("general", description="level that the mitigated model is trained on and prompted with")
-    generalize: GeneralizeConfig = Field(GeneralizeConfig(), description="model and levels")
-
-    @model_validator(mode="after")
-    def _level_is_made(self) -> CaptionsConfig:
-        if self.level not in self.generalize.levels:
-            raise ValueError(f"level = {self.level} is none of generalize.levels = {self.generalize.levels}")
-        return self
-
-    @property
-    def generalized_from(self) -> str:
-        """What is generalized: the original captions, or captioner/prompt."""
-        if not self.captioners:
-            return ORIGINAL
-        first = self.captioners[0]
-        prompts = first.prompts if first.prompts is not None else RECIPES[first.recipe].prompts
-        return self.which or f"{first.name}/{next(iter(prompts))}"
 
 
 class JobConfig(Config):
@@ -257,16 +227,18 @@ def _dedup(config: JobConfig) -> dedup.JobConfig:
 def _encodes(config: JobConfig) -> list[encode.JobConfig]:
     """Pictures and original captions; of the generalized captions only their text states."""
     at = Layout(config.run)
-    shared = {"images": config.images, "text": config.text, "engine": config.engine}
+    rules = {"train": config.ingest, "fusion": config.fusion_ingest or config.ingest}
+    shared = {"text": config.text, "engine": config.engine}
     jobs = [
         encode.JobConfig(
             samples=at.samples(split),
             duplicates=at.duplicates if split == "train" else None,
             latents=at.latents(split),
             text_states=at.text_states(split),
+            images=config.images.model_copy(update={"limits": config.images.limits.admitting(rule.decode)}),
             **shared,
         )
-        for split in ("train", "fusion")
+        for split, rule in rules.items()
     ]
     if config.captions is not None:
         which = f"{config.captions.generalized_from}/{config.captions.level}"
@@ -285,6 +257,7 @@ def _caption(config: JobConfig) -> caption.JobConfig:
         captioners=captions.captioners,
         min_captions=captions.min_captions,
         seed=config.seed,
+        limits=DecodeConfig().admitting(config.ingest.decode),
         engine=config.engine,
     )
 
@@ -309,14 +282,17 @@ def _captions(config: JobConfig) -> CaptionsConfig:
 
 
 def _assembles(config: JobConfig) -> list[assemble.JobConfig]:
+    """Where the models learn different captions, their sets hold the same images: those with a caption for each."""
     at = Layout(config.run)
     sets = {"train": "train", "fusion": "fusion"} | ({GENERALIZED: "train"} if config.captions is not None else {})
+    other = {"train": GENERALIZED, GENERALIZED: "train"} if config.captions is not None else {}
     return [
         assemble.JobConfig(
             samples=at.samples(split),
             duplicates=at.duplicates if split == "train" else None,
             latents=at.latents(split),
             text_states=at.text_states(name),
+            required_text_states=at.text_states(other[name]) if name in other else None,
             output=at.assembled(name),
             keep_duplicates=config.keep_duplicates and split == "train",
             seed=config.seed,
@@ -375,12 +351,13 @@ def _replications(config: JobConfig) -> list[replicate.JobConfig]:
     """Both models against what they were trained on, with held-out images beside; then chance: the baseline's
     generations against the held-out images in the place of the training ones."""
     at = Layout(config.run)
-    shared = {"replication": config.replication.model_copy(update={"descriptor": config.descriptor})}
+    limits = config.replication.decode.admitting(config.ingest.decode)
+    shared = {"replication": config.replication.model_copy(update={"descriptor": config.descriptor, "decode": limits})}
     against_training = [
         replicate.JobConfig(
             generated=at.generations(name),
             training=at.samples("train"),
-            duplicates=at.duplicates,
+            training_set=_training_sets(config)[name],
             held_out=at.samples("held_out"),
             output=at.replication(name),
             **shared,

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pydantic import Field
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
 
 from raysys.config import Config, dump
 from raysys.errors import InputError
 from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import refuse_limit, refuse_lost_path
+from raysys.latents.parts import read_tables
 from raysys.outcomes import KEPT
 from raysys.replication import ReplicationConfig, ReplicationResult, score
-from raysys.replication.inputs import ImageSet, RawImage, open_images
+from raysys.replication.inputs import FACTS, ImageSet, RawImage, open_images
 from raysys.replication.saved import save_result
 from raysys.replication.score import terminal_progress
 from raysys.rows import DUPLICATES, MATCHES
@@ -30,16 +33,25 @@ class JobConfig(Config):
     duplicates: str | None = Field(
         None, description="table of DUPLICATES rows: only representatives count as training images"
     )
+    training_set: str | None = Field(
+        None, description="assembled set, in the place of duplicates: only its images count, with its captions"
+    )
     held_out: str | None = Field(None, description="real images that were not trained on: the level of chance")
     output: str = Field(description="folder for replication.json and the table of MATCHES rows")
     replication: ReplicationConfig = Field(ReplicationConfig(), description="descriptor, number of matches kept")
+
+    @model_validator(mode="after")
+    def _one_choice_of_images(self) -> JobConfig:
+        if self.duplicates is not None and self.training_set is not None:
+            raise ValueError("duplicates and training_set both say which images count: give one of them")
+        return self
 
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write `<output>/replication.json` and `<output>/matches`; the JSON without its matches is returned."""
     refuse_limit("replicate", options)
     refuse_lost_path(config.output)
-    training = training_images(config.training, config.duplicates)
+    training = training_images(config.training, config.duplicates, config.training_set)
     if options.dry_run:
         generated = open_images(config.generated, "generated")
         print(f"replicate would compare {len(generated):,} generated with {len(training):,} training images")
@@ -58,9 +70,12 @@ def measure(config: JobConfig, training: ImageSet) -> ReplicationResult:
         return score(config.generated, training, held_out=config.held_out, config=config.replication, progress=progress)
 
 
-def training_images(path: str, duplicates: str | None) -> ImageSet:
-    """The images that were trained on: all of `path`, or only the representatives that `duplicates` kept."""
+def training_images(path: str, duplicates: str | None, training_set: str | None = None) -> ImageSet:
+    """The images that were trained on: all of `path`, the representatives that `duplicates` kept, or those of an
+    assembled set."""
     images = open_images(path, "training")
+    if training_set is not None:
+        return TrainedOn(images, training_set)
     if duplicates is None:
         return images
     ids = {
@@ -99,6 +114,32 @@ class Subset:
 
     def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
         return self._images.facts_of(ids)
+
+
+class TrainedOn(Subset):
+    """The images of an assembled set, each once however many copies it has, with the captions and licences there.
+
+    Raises InputError when one of them is no image of `images`.
+    """
+
+    def __init__(self, images: ImageSet, training_set: str) -> None:
+        tables = read_tables(training_set, ["row_id"])
+        super().__init__(images, {row_id for table in tables for row_id in table["row_id"].to_pylist()})
+        self._training_set = training_set
+        if missing := sorted(self._ids - images.ids()):
+            raise InputError(
+                f"training_set: {len(missing):,} of {len(self):,} images of {training_set} are not in {images.source}, "
+                f"e.g. {missing[0]}",
+                "give the samples that this set was assembled from",
+            )
+
+    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+        wanted = pa.array(sorted(ids), pa.string())
+        return {
+            row["row_id"]: {name: row[name] for name in FACTS}
+            for table in read_tables(self._training_set, ["row_id", *FACTS])
+            for row in table.filter(pc.is_in(table["row_id"], wanted)).to_pylist()
+        }
 
 
 def _write_matches(config: JobConfig, result: ReplicationResult) -> None:

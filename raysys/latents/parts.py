@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -74,10 +74,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_tables(folder: str | Path) -> Iterator[pa.Table]:
-    """All parts of an assembled set as Arrow tables, for sets small enough to be held (the fusion set)."""
+def read_tables(folder: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The parts of an assembled set as Arrow tables, one after the other; `columns`: only these."""
     for part in read_manifest(folder)["parts"]:
-        yield pq.read_table(Path(folder) / part["name"])
+        yield pq.read_table(Path(folder) / part["name"], columns=columns)
 
 
 def read_part(path: Path) -> Part:

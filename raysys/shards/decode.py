@@ -59,6 +59,20 @@ class DecodeConfig(Config):
     max_bytes: int = Field(64 * 2**20, ge=1, description="Most bytes of one encoded image")
     min_side: int = Field(16, ge=1, description="Least width and height, pixels")
 
+    def admitting(self, earlier: DecodeConfig) -> DecodeConfig:
+        """These limits, widened to let through what `earlier` ones let through; a limit that is not its default stays.
+
+        Never narrowed: pictures that come from elsewhere (generations) need not keep the earlier limits.
+        """
+        default = DecodeConfig()
+        wider = {
+            "max_pixels": max(default.max_pixels, earlier.max_pixels),
+            "max_bytes": max(default.max_bytes, earlier.max_bytes),
+            "min_side": min(default.min_side, earlier.min_side),
+        }
+        unset = {name: limit for name, limit in wider.items() if getattr(self, name) == getattr(default, name)}
+        return self.model_copy(update=unset)
+
 
 @dataclass(frozen=True)
 class Rejection:
