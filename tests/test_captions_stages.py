@@ -187,7 +187,7 @@ def test_a_missing_folder_says_where_to_fetch_it(tmp_path):
 
 
 def test_spare_prompts_stand_in_for_rejected_captions(monkeypatch):
-    """Each wording once per picture, in order, as long as a caption is missing; one row per prompt all the while."""
+    """In order, each with the usual tries, as long as a caption is rejected; one row per prompt all the while."""
     good = {
         "r0": {"a", "b"},
         "r1": {"b", "s1"},  # the first spare is enough

@@ -155,7 +155,9 @@ def test_a_second_run_does_nothing_and_tables_are_whole(flow, capsys):
 def test_a_changed_prompt_is_refused_with_what_differs(flow, capsys):
     prompts = "captioners.0.prompts={photo: a photo of, picture: an image of}"
     assert cli(flow, "caption", "--config", "caption.yaml", prompts) == 2
-    assert "prompts.picture: 'a picture of' → 'an image of'" in capsys.readouterr().err
+    assert "['picture', 'a picture of']] → [['photo', 'a photo of'], ['picture', 'an image of']]" in (
+        capsys.readouterr().err
+    )
 
 
 def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow, tmp_path, capsys):
@@ -265,6 +267,66 @@ def test_a_spare_prompt_that_failed_is_asked_again_by_retry(flow):
     assert cli(flow, "verify", "spares") == 0
 
 
+def test_a_captioner_is_retried_without_the_others(flow, capsys):
+    """The other's server refuses us by now: that is no reason, and neither are the captions that it would add."""
+    broken = True
+
+    def plan(number: int, body: dict) -> Fault | None:
+        return status(500) if broken else None
+
+    with FakeEndpoint(plan) as near, FakeEndpoint() as far:
+        captioners = [
+            {"name": name, "llm": {"model": "tiny", "endpoint": {"base_url": server.base_url, "max_attempts": 1}}}
+            for name, server in (("near", near), ("far", far))
+        ]
+        config = CONFIGS["caption"] | {
+            "captioners": captioners,
+            "output": "pair",
+            "engine": {"max_error_fraction": 1.0},
+        }
+        (flow / "pair.yaml").write_text(yaml.safe_dump(config))
+        assert cli(flow, "caption", "--config", "pair.yaml") == 0
+        broken, far.models, n_asked = False, status(401), len(near.seen)
+        capsys.readouterr()
+        assert cli(flow, "retry", "pair") == 0
+        assert len(near.seen) == n_asked + N
+    said = capsys.readouterr()
+    assert "no errors left" in said.out
+    assert "fewer than" not in said.err
+    assert Counter((row["outcome"], row["captioner"]) for row in rows(flow, "pair")) == {
+        ("kept", "near"): N,
+        ("kept", "far"): N,
+    }
+
+
+def test_the_order_of_prompts_counts(flow, capsys):
+    """It decides for which rejected caption a spare prompt stands in."""
+    for prompts, code in (("{a: one, b: two}", 0), ("{b: two, a: one}", 2)):
+        args = ("output=ordered", f"captioners.0.prompts={prompts}", "--limit", "5")
+        assert cli(flow, "caption", "--config", "caption.yaml", *args) == code
+    assert "[['a', 'one'], ['b', 'two']] → [['b', 'two'], ['a', 'one']]" in capsys.readouterr().err
+
+
+def test_a_similarity_model_counts_by_its_contents(flow, tmp_path, capsys):
+    """A folder that was moved is the same; other weights in the same folder are not."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(zoo.path("zoo:clip"), here)
+
+    def generalize(model: Path) -> int:
+        args = ("output=clipped", f"generalize.similarity_model={model}", "--limit", "3")
+        return cli(flow, "generalize", "--config", "generalize.yaml", *args)
+
+    assert generalize(here) == 0
+    here.rename(there)
+    assert generalize(there) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    shutil.copyfile(zoo.path("zoo:vae") / "diffusion_pytorch_model.safetensors", there / "model.safetensors")
+    assert generalize(there) == 2
+    assert "generalize.similarity_model: " in capsys.readouterr().err
+    assert generalize(here) == 2
+    assert str(here) in capsys.readouterr().err
+
+
 def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):
     args = ("--config", "caption.yaml", "output=strict", "checks.min_chars=400", "checks.max_resamples=1")
     assert cli(flow, "caption", *args, "--limit", "5") == 0
@@ -316,10 +378,10 @@ def test_a_filter_that_takes_nothing_is_said_before_anything_starts(flow, capsys
 
 
 def test_a_mistake_that_only_a_worker_sees_is_told_like_any_other(flow, capsys):
-    args = ("output=nowhere", "generalize.similarity_model=nowhere")
+    args = ("output=nowhere", "generalize.similarity_model=zoo:vae")
     assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 2
     said = capsys.readouterr().err
-    assert "nowhere is no CLIP folder" in said
+    assert "zoo:vae is no CLIP folder" in said
     assert "Traceback" not in said
 
 

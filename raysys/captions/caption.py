@@ -235,8 +235,8 @@ class Caption:
     def _stand_in(self, name: str, rows: list[dict[str, Any]], images: Mapping[int, Any]) -> None:
         """Ask one spare prompt about every picture with a rejected caption; a good answer takes the place of the first.
 
-        So a picture gets each wording once, as long as it lacks a caption; and the rows that it must end as stay known
-        beforehand, which resuming, retrying and choosing "captioner/prompt" downstream depend on.
+        With the usual tries, and whether or not other prompts brought captions of the same picture. The rows that it
+        must end as stay known beforehand, which resuming, retrying and choosing "captioner/prompt" downstream depend on.
         """
         first: dict[str, int] = {}
         for place in images:

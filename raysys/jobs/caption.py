@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raysys.captions.caption import Caption, Captioner, CaptionerConfig, captions_called_for, resolve
+from raysys.captions.caption import Caption, Captioner, CaptionerConfig, captions_called_for, prompts_of, resolve
 from raysys.captions.checks import ChecksConfig
 from raysys.captions.pictures import SOURCE_COLUMNS, Pictures
 from raysys.config import Config
@@ -58,19 +58,32 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write the captions of every captioner; say how many images have fewer than `min_captions`."""
     samples = complete(config.samples, SAMPLES)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
+    _refuse_too_few(config)
+    names = [c.name for c in config.captioners]
+    config = config.model_copy(update={"captioners": _wanted(config, options)})
     captioners = [_resolved(config, c) for c in config.captioners]
     config = _with_engines(config, captioners)
-    _refuse_too_few(config, captioners)
     jobs = [
         _job(config, own.engine or config.engine, captioner, samples, duplicates)
         for own, captioner in zip(config.captioners, captioners, strict=True)
     ]
-    names = [captioner.name for captioner in captioners]
-    record: dict[str, Any] = {"captioners": dict(zip(names, run_tables(jobs, config, options), strict=True))}
+    done = zip(captioners, run_tables(jobs, config, options), strict=True)
+    record: dict[str, Any] = {"captioners": {captioner.name: summary for captioner, summary in done}}
     if not options.dry_run:
         record["captions_per_image"] = captions_per_image(config.output, names)
         _warn_of_few(record["captions_per_image"], config)
     return record
+
+
+def _wanted(config: JobConfig, options: RunOptions) -> tuple[PooledCaptioner, ...]:
+    """All captioners, or the one that is retried: models and servers of the others may be gone by now."""
+    if (retried := options.retried()) is None:
+        return config.captioners
+    return tuple(c for c in config.captioners if _producer(c.name) == retried[1])
+
+
+def _producer(captioner: str) -> str:
+    return f"caption-{captioner}"
 
 
 def _resolved(config: JobConfig, captioner: CaptionerConfig) -> Captioner:
@@ -87,8 +100,8 @@ def _with_engines(config: JobConfig, captioners: list[Captioner]) -> JobConfig:
     return config.model_copy(update={"captioners": chosen})
 
 
-def _refuse_too_few(config: JobConfig, captioners: list[Captioner]) -> None:
-    possible = sum(len(c.prompts) for c in captioners)
+def _refuse_too_few(config: JobConfig) -> None:
+    possible = sum(len(prompts_of(c)[0]) for c in config.captioners)
     if possible < config.min_captions:
         raise InputError(
             f"min_captions = {config.min_captions}, but the captioners have {possible} prompts in all",
@@ -105,14 +118,15 @@ def _job(
 ) -> TableJob:
     return TableJob(
         job="caption",
-        producer=f"caption-{captioner.name}",
+        producer=_producer(captioner.name),
         output=config.output,
         row_type=CAPTIONS,
         fields={
             "samples": samples.identity,
             "duplicates": duplicates.identity if duplicates else None,
             "llm": identity(captioner.llm),
-            "prompts": captioner.prompts,
+            # As lists: the order decides for which rejected caption which spare prompt stands in.
+            "prompts": list(captioner.prompts.items()),
             "spare_prompts": list(captioner.spare_prompts.items()),
             "adapters": captioner.adapters,
             "language": captioner.language,
@@ -125,7 +139,7 @@ def _job(
         parts=samples.inputs() if duplicates is None else with_representatives(samples, duplicates),
         chunk_rows=config.chunk_rows,
         load=Pictures(KeptRows.of(samples, duplicates, SOURCE_COLUMNS), captioner.image_size, config.limits),
-        stage=language_stage(f"caption-{captioner.name}", Caption, (captioner,), captions_called_for, engine.pool),
+        stage=language_stage(_producer(captioner.name), Caption, (captioner,), captions_called_for, engine.pool),
         engine=engine,
         heavy=True,
     )
@@ -136,7 +150,7 @@ def captions_per_image(table: str, captioners: list[str]) -> dict[int, int]:
     found: Counter[int] = Counter()
     view = open_table(table, CAPTIONS)
     by_origin: dict[str, Counter[str]] = {}
-    wanted = {f"caption-{name}" for name in captioners}
+    wanted = {_producer(name) for name in captioners}
     for part in sorted((p for p in view.parts if p.output.producer in wanted), key=lambda p: p.origin):
         if part.origin not in by_origin:
             found.update(n for counts in by_origin.values() for n in counts.values())

@@ -20,6 +20,7 @@ from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
 from raysys.llm.instructions import GENERALIZE, generalize_prompt
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
+from raysys.similarity.texts import text_embedder_identity
 from raysys.tables import TableView, open_table
 
 
@@ -67,7 +68,8 @@ def _job(config: JobConfig) -> TableJob:
             "duplicates": duplicates.identity if duplicates else None,
             "which": config.which,
             "llm": identity(generalize.llm),
-            "generalize": generalize.model_dump(mode="json", exclude={"llm", "device", "pipeline"}),
+            "generalize": generalize.model_dump(mode="json", exclude={"llm", "device", "pipeline"})
+            | {"similarity_model": text_embedder_identity(generalize.similarity_model)},
             "prompts": {level: GENERALIZE[level] for level in generalize.levels},
             "generality": pipeline_name(load_pipeline(generalize.pipeline)),
         },

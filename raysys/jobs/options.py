@@ -33,3 +33,11 @@ class RunOptions:
 
     retry: str | None = None
     """The folder of the one output whose error rows are made again, as the others were (`raysys retry`)."""
+
+    def retried(self) -> tuple[str, str, str] | None:
+        """(table's URL, producer, fingerprint) of the output that `retry` names; None when nothing is retried."""
+        if self.retry is None:
+            return None
+        table, _, folder = self.retry.rpartition("/")
+        producer, _, fingerprint = folder.rpartition("-")
+        return table, producer, fingerprint

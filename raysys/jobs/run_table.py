@@ -111,12 +111,12 @@ def _map(mapped: MapJob, job: TableJob, config: Config, options: RunOptions) -> 
 def _open(job: TableJob, options: RunOptions) -> Output | None:
     """None: a retry is meant for another output of this command."""
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
-    if options.retry is None:
+    retried = options.retried()
+    if retried is None:
         return open_output(
             job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
         )
-    table, _, folder = options.retry.rpartition("/")
-    producer, _, digest = folder.rpartition("-")
+    table, producer, digest = retried
     if (Store(job.output).url, job.label) != (table, producer):
         return None
     return reopen_output(job.output, producer, digest, fields, job.parts)

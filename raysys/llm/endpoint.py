@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 RECONNECT_WAIT_S = 5.0
 """The longest wait between two attempts to reach a server that is away: a refused connection costs nothing."""
 
+CROWDED_PER_TRY = 10
+"""Times `max_attempts`: how often one request may meet "too many requests" in a crowd of ours before that counts."""
+
 
 class EndpointGenerator:
     """A model behind an OpenAI-compatible endpoint. Thread-safe: callers share connections, slots and the rate limit.
@@ -120,7 +123,7 @@ class EndpointGenerator:
     async def _ask(self, request: Request, n: int, seed: int) -> list[Completion] | Failure:
         """At least one completion, by as many tries as it takes and the configuration allows."""
         clock = self._loop.time
-        n_failed = n_unreached = 0
+        n_failed = n_unreached = n_crowded = 0
         last_try = clock()
         while True:
             await self._pace.turn()
@@ -139,10 +142,13 @@ class EndpointGenerator:
                 await asyncio.sleep(backoff_s(n_unreached, min(RECONNECT_WAIT_S, self._endpoint.max_wait_s)))
                 continue
             # "Too many requests" while others are answered: our own crowd is in the way, it is no try of this one.
-            n_failed += not (got.everyone and self._last_success >= last_try)
+            # Unless that goes on and on: then this one alone is more than the server's limit allows.
+            crowded = got.everyone and self._last_success >= last_try
+            crowded = crowded and n_crowded < CROWDED_PER_TRY * self._endpoint.max_attempts
+            n_crowded, n_failed = n_crowded + crowded, n_failed + (not crowded)
             last_try = clock()
             if n_failed >= self._endpoint.max_attempts:
-                return Failure(got.failure.reason, f"{got.failure.detail}; tried {n_failed} times")
+                return Failure(got.failure.reason, f"{got.failure.detail}; tried {n_crowded + n_failed} times")
             await self._wait(got, n_failed)
 
     async def _wait(self, trouble: Trouble, n_failed: int) -> None:

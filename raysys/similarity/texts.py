@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -68,6 +69,18 @@ def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
     return embed_words if place == WORDS else _clip_embedder(place, device)
 
 
+def text_embedder_identity(place: str | None) -> str | None:
+    """What of `place` changes vectors: a CLIP's contents, wherever it lies; `words` and None stay as they are.
+
+    InputError when there is no folder of weights at `place`.
+    """
+    if place is None or place == WORDS:
+        return place
+    from raysys.models.loading import model_hash  # the words need none of it
+
+    return model_hash(_folder(place))
+
+
 def embed_words(texts: Sequence[str]) -> np.ndarray:
     """float32 [N, 4096]: which content words occur, plural -s off, hashed; the cosine is |A ∩ B| / √(|A|·|B|)."""
     out = np.zeros((len(texts), WORD_DIM), np.float32)
@@ -78,13 +91,20 @@ def embed_words(texts: Sequence[str]) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
+def _folder(place: str) -> str:
+    folder = str(zoo.path(place)) if zoo.is_zoo_name(place) else place
+    if not os.path.isdir(folder):
+        raise InputError(f"{place} is no CLIP folder: it does not exist", "give one, or zoo:clip")
+    return folder
+
+
 def _clip_embedder(place: str, device: str) -> TextEmbedder:
     """Texts beyond the model's length lose their end."""
     # Here, not above: the words need none of it.
     import torch
     from transformers import AutoTokenizer, CLIPModel
 
-    folder = str(zoo.path(place)) if zoo.is_zoo_name(place) else place
+    folder = _folder(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
