@@ -236,7 +236,7 @@ class Caption:
         """Ask one spare prompt about every picture with a rejected caption; a good answer takes the place of the first.
 
         With the usual tries, and whether or not other prompts brought captions of the same picture. The rows that it
-        must end as stay known beforehand, which resuming, retrying and choosing "captioner/prompt" downstream depend on.
+        must end as stay known beforehand: resuming, retrying and choosing "captioner/prompt" downstream depend on it.
         """
         first: dict[str, int] = {}
         for place in images:
