@@ -14,7 +14,7 @@ from raysys.outcomes import error, kept, rejected
 from raysys.rows import LATENTS, TEXT_STATES, array_to_bytes, bytes_to_array
 from raysys.tables import Chunk, InputPart, PartialChunkError, Store, commit_part, open_output, open_table, read_rows
 from raysys.tables.commit import check_keys
-from raysys.tables.plan import reopen_output
+from raysys.tables.plan import differences, reopen_output
 from raysys.tables.process import MAX_ATTEMPTS, MAX_ITEM_DEATHS, AttemptLog, process_chunk
 from raysys.tables.verify import status, verify
 
@@ -340,3 +340,9 @@ def test_rows_are_made_again_only_from_the_inputs_of_the_others(tmp_path):
         again([replace(PARTS[0], signature="other"), *PARTS[1:]])
     with pytest.raises(InputError, match="- x: 1 → 2"):
         reopen_output(str(tmp_path), output.producer, output.fingerprint, fields | {"x": 2}, PARTS)
+
+
+def test_differences_are_told_where_they_are():
+    old = {"a": {"x": 1}, "prompts": [["p", "one"], ["q", "two"]], "sizes": [1, 2], "same": [1]}
+    new = {"a": {"x": 2}, "prompts": [["p", "one"], ["q", "three"]], "sizes": [1], "same": [1]}
+    assert differences(old, new) == ["a.x: 1 → 2", "prompts.1.1: 'two' → 'three'", "sizes: [1, 2] → [1]"]

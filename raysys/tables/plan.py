@@ -179,6 +179,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
         for k in sorted(set(old) | set(new)):
             lines += differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)
         return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{key}.{i}")]
     return [] if old == new else [f"{key}: {old!r} → {new!r}"]
 
 
