@@ -18,8 +18,8 @@ REPO = Path(__file__).resolve().parent.parent
 PACKAGE = REPO / "raysys"
 
 # fmt: off
-BASE_ROOMS = ("rows", "config", "errors", "outcomes", "signals", "config_help", "progress", "tables", "models",
-              "llm", "similarity", "sampling", "fusion", "scenes")
+BASE_ROOMS = ("rows", "config", "errors", "outcomes", "signals", "config_help", "progress", "staging", "tables",
+              "models", "llm", "similarity", "sampling", "fusion", "scenes")
 # fmt: on
 """They import no stage, no engine and no job."""
 

@@ -14,10 +14,9 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from pydantic import Field
 from raysys.config import Config
 from raysys.errors import InputError
 from raysys.outcomes import KEPT
+from raysys.staging import naming_the_disk
 
 Layout = Literal["webdataset", "datasets"]
 Level = Literal["none", "general", "five_words"]
@@ -175,7 +175,7 @@ def write_shards(
     contents, shard = Contents(), None
     try:
         for row in rows:
-            with _naming_the_disk(folder):
+            with naming_the_disk(folder):
                 item, n_bytes = kind.encode(row)
                 if shard is not None and (shard.rows >= rows_per_shard or shard.size_with(n_bytes) > max_shard_bytes):
                     contents.shards.append(shard.close())
@@ -183,7 +183,7 @@ def write_shards(
                 shard = shard or kind(folder, len(contents.shards))
                 shard.add(item, n_bytes)
             contents.add(row)
-        with _naming_the_disk(folder):
+        with naming_the_disk(folder):
             if shard is not None:
                 contents.shards.append(shard.close())
             return kind.finish(folder, contents)
@@ -304,38 +304,6 @@ class _ParquetShard:
         return contents
 
 
-@contextlib.contextmanager
-def _naming_the_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise InputError(
-            f"cannot write into {folder}: {exc.strerror or exc}", "make room or give another output folder"
-        ) from exc
-
-
-@contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place at the end of the block; after an exception it is removed.
-
-    A killed process leaves it behind under `_<name>.staging`, and the old `folder` as it was.
-    """
-    staging, old = folder.with_name(f"_{folder.name}.staging"), folder.with_name(f"_{folder.name}.old")
-    shutil.rmtree(staging, ignore_errors=True)
-    with _naming_the_disk(folder.parent):
-        staging.mkdir(parents=True)
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished export, None when `folder` is missing or empty.
 
@@ -343,19 +311,20 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
+    foreign = InputError(f"output {folder} is not empty and no export", "give a new or empty folder")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["kind"] == KIND:
-            return manifest
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # whatever it is, it is no export
-    raise InputError(f"output {folder} is not empty and no export", "give a new or empty folder")
+    except (OSError, ValueError) as exc:
+        raise foreign from exc
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise foreign
+    return manifest
 
 
 def finish(folder: Path, readme: str, manifest: Mapping[str, Any]) -> None:
     """The last two files of an export: the card, then what it holds and was made from."""
     text = json.dumps({"kind": KIND, **manifest}, indent=1, ensure_ascii=False)
-    with _naming_the_disk(folder):
+    with naming_the_disk(folder):
         for name, content in ((README, readme), (MANIFEST, text)):
             with open(folder / name, "w", encoding="utf-8") as file:
                 file.write(content)

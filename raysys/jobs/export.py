@@ -22,7 +22,6 @@ from raysys.captions.export import (
     Layout,
     finish,
     read_manifest,
-    staged,
     write_shards,
 )
 from raysys.config import Config
@@ -35,6 +34,7 @@ from raysys.progress import Progress
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.shards.licences import UNKNOWN
 from raysys.shards.references import ImageReader
+from raysys.staging import staged
 from raysys.tables import TableView
 from raysys.tables.join import AlignedTable
 from raysys.tables.plan import differences

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from raysys.errors import InputError
 from raysys.outcomes import KEPT, Counts
 from raysys.rows import TRAINING_SET
+from raysys.staging import staged
 
 MANIFEST = "manifest.json"
 SCATTER_ROWS, SCATTER_BYTES = 4096, 256 << 20
@@ -55,19 +56,17 @@ def assemble(
     if part_rows < 1 or n_spills < 1:
         raise ValueError(f"part_rows = {part_rows} and n_spills = {n_spills} must be ≥ 1")
     folder = Path(folder)
-    staging = folder.with_name(f"_{folder.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    spills = staging / "_spills"
-    spills.mkdir(parents=True)
-    counts = _scatter(rows, spills, seed, n_spills)
-    if counts.kept == 0:
-        shutil.rmtree(staging)
-        raise InputError(f"no kept row to assemble ({counts.as_dict()})", "look at the outcomes of the tables it joins")
-    manifest = _write_parts(spills, staging, seed, part_rows)
-    manifest.update(seed=seed, part_rows=part_rows, rows=counts.as_dict(), notes=notes or {})
-    shutil.rmtree(spills)
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-    _replace_folder(staging, folder)
+    with staged(folder) as staging:
+        spills = staging / "_spills"
+        spills.mkdir()
+        counts = _scatter(rows, spills, seed, n_spills)
+        if counts.kept == 0:
+            what = f"no kept row to assemble ({counts.as_dict()})"
+            raise InputError(what, "look at the outcomes of the tables it joins")
+        manifest = _write_parts(spills, staging, seed, part_rows)
+        manifest.update(seed=seed, part_rows=part_rows, rows=counts.as_dict(), notes=notes or {})
+        shutil.rmtree(spills)
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
     return manifest
 
 
@@ -175,13 +174,3 @@ def _rechunk(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
             pending = pending.slice(n_rows)
     if pending is not None and pending.num_rows:
         yield pending
-
-
-def _replace_folder(staging: Path, folder: Path) -> None:
-    """`folder` becomes `staging`. A crash in between leaves the old one under `_<name>.old`, never a half result."""
-    old = folder.with_name(f"_{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

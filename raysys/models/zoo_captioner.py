@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from raysys.models.vae import images_to_pixel_values
+from raysys.models.zoo_batches import with_labels
 from raysys.models.zoo_data import IMAGE_SIZE, held_out_scenes, left_to_right, scene_batches
 from raysys.models.zoo_labels import PATCH_FIELDS, QUERY_FIELDS, patch_facts, query_facts
 from raysys.models.zoo_optimizer import INITIALIZER_RANGE, ZooOptimizer
@@ -308,15 +309,7 @@ def caption_inputs(
     texts = [" " + caption(scene, "en", PROMPTS[prompt]) for scene, prompt in zip(scenes, prompts, strict=True)]
     starts = [image + ids for ids in tokenizer(list(prompts)).input_ids]
     ends = [[*ids, end] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
-    length = max(len(a) + len(b) for a, b in zip(starts, ends, strict=True))
-    ids = torch.full((len(scenes), length), tokenizer.pad_token_id)
-    labels = torch.full((len(scenes), length), -100)
-    mask = torch.zeros((len(scenes), length), dtype=torch.long)
-    for row, (a, b) in enumerate(zip(starts, ends, strict=True)):
-        ids[row, : len(a) + len(b)] = torch.tensor(a + b)
-        labels[row, len(a) : len(a) + len(b)] = torch.tensor(b)
-        mask[row, : len(a) + len(b)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return with_labels(starts, ends, tokenizer.pad_token_id)
 
 
 @torch.inference_mode()

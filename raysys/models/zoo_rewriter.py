@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from raysys.llm.instructions import generalize_prompt, translate_prompt
+from raysys.models.zoo_batches import with_labels
 from raysys.models.zoo_data import held_out_scenes, scene_batches
 from raysys.models.zoo_optimizer import INITIALIZER_RANGE, ZooOptimizer
 from raysys.scenes import GENERALIZED_LEVELS, PatternScene, Scene, caption, generalize_caption
@@ -184,15 +185,7 @@ def training_inputs(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Examp
     """Chat texts with their answers, padded at the end; labels on the answers and their end tokens."""
     starts = tokenizer([chat_text(tokenizer, e.prompt) for e in examples]).input_ids
     ends = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([e.answer for e in examples]).input_ids]
-    length = max(len(a) + len(b) for a, b in zip(starts, ends, strict=True))
-    ids = torch.full((len(examples), length), tokenizer.pad_token_id)
-    labels = torch.full((len(examples), length), -100)
-    mask = torch.zeros((len(examples), length), dtype=torch.long)
-    for row, (a, b) in enumerate(zip(starts, ends, strict=True)):
-        ids[row, : len(a) + len(b)] = torch.tensor(a + b)
-        labels[row, len(a) : len(a) + len(b)] = torch.tensor(b)
-        mask[row, : len(a) + len(b)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return with_labels(starts, ends, tokenizer.pad_token_id)
 
 
 @torch.inference_mode()
