@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,6 +183,41 @@ def test_object_stores_behave_like_the_disk(tmp_path, url):
     assert make(path).pending() == []
     assert len(read_rows(path)) == 14
     assert verify(path).ok
+
+
+READ_AND_COUNT = """
+import os, sys
+import pyarrow as pa
+from raysys.tables import open_table
+pa.set_cpu_count(8)
+view = open_table(sys.argv[1]) if "://" not in sys.argv[1] else None
+if view is None:
+    import fsspec
+    fsspec.filesystem("memory").put(sys.argv[2], "/held", recursive=True)
+    view = open_table(sys.argv[1])
+opened = []
+sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
+before = len(os.listdir("/proc/self/task"))
+assert view.parts[0].read().num_rows == 4
+print(len(os.listdir("/proc/self/task")) - before, sum(name.endswith(".parquet") for name in opened))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted through /proc")
+@pytest.mark.parametrize("url", ["local", "memory://held"])
+def test_no_thread_of_arrow_holds_a_python_file(tmp_path, url):
+    """Else a run that ends right after reading a part is aborted (signal 6): the thread outlives the interpreter."""
+    write_all(make(tmp_path / "t"))
+    source = str(tmp_path / "t") if url == "local" else url
+    command = [sys.executable, "-c", READ_AND_COUNT, source, f"{tmp_path}/t/"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    n_threads, n_python_files = map(int, done.stdout.split())
+    if url == "local":
+        assert n_threads > 0  # Arrow reads in parallel, by itself
+        assert n_python_files == 0
+    else:
+        assert n_threads == 0
 
 
 def test_a_full_disk_is_one_clear_message_and_leaves_no_half_part(tmp_path):

@@ -61,9 +61,15 @@ class Part:
 
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
-    with naming_damage(folder, file), folder.open(file) as f, pq.ParquetFile(f) as parquet:
-        # Not pq.read_table: its dataset reader prefetches in threads and crashed on closed Python files.
-        return parquet.read(columns)
+    # Arrow's threads drop what they hold a moment after the rows are here. Were that a Python object, a process that
+    # ends in this moment would be aborted, all its work done: so no Python file and threads together. And not
+    # pq.read_table: its dataset reader prefetches in threads whatever it is told.
+    with naming_damage(folder, file):
+        if folder.is_local:
+            with pq.ParquetFile(folder.path(file)) as parquet:
+                return parquet.read(columns)
+        with folder.open(file) as f, pq.ParquetFile(f, pre_buffer=False) as parquet:
+            return parquet.read(columns, use_threads=False)
 
 
 def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Sequence[int] | None) -> pa.Table:
