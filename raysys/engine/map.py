@@ -144,10 +144,10 @@ def _pool_args(pool: PoolConfig) -> dict[str, Any]:
         return {"compute": ray.data.ActorPoolStrategy(**sizes), **_worker_args(pool)}
     threads = {
         "max_tasks_in_flight_per_actor": pool.chunks_in_flight + 1,
+        "max_concurrent_calls_per_actor": pool.chunks_in_flight,
         "enable_true_multi_threading": True,
     }
-    compute = ray.data.ActorPoolStrategy(**sizes, **threads)
-    return {"compute": compute, "max_concurrency": pool.chunks_in_flight, **_worker_args(pool)}
+    return {"compute": ray.data.ActorPoolStrategy(**sizes, **threads), **_worker_args(pool)}
 
 
 def _worker_args(pool: PoolConfig) -> dict[str, Any]:
