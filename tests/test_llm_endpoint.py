@@ -10,6 +10,7 @@ import io
 import logging
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -488,6 +489,27 @@ def test_a_crowd_of_our_own_is_let_through_a_narrow_door() -> None:
     assert len(server.seen) > 60 + 16
 
 
+def test_a_request_that_is_too_large_for_the_limit_is_given_up() -> None:
+    """Others are answered between any two tries of it, so it is no crowd of ours that is in the way for ever."""
+    others = [f"prompt {i}" for i in range(60)]
+
+    def n_others() -> int:
+        return sum(prompt_of(seen.body) != "huge" for seen in server.seen)
+
+    async def too_large(request: web.Request) -> web.StreamResponse:
+        before = n_others()  # one slot is left to the others: the second that begins shows that the first is answered
+        while before + 2 > n_others() < len(others):
+            await asyncio.sleep(0.001)
+        return await status(429)(request)
+
+    with FakeEndpoint(always(too_large, prompt="huge")) as server:
+        first_, *rest = ask(server, "huge", *others, endpoint={"max_in_flight": 2, "max_attempts": 1})
+    assert [texts_of(reply) for reply in rest] == [[said(prompt)] for prompt in others]
+    assert isinstance(first_, Failure)
+    assert (first_.reason, first_.detail) == ("http_429", "the server answered 429; tried 11 times")
+    assert len(server.seen) == 60 + 11
+
+
 def test_pace_keeps_the_limit_in_every_minute() -> None:
     pace = Pace(60)
     rng = np.random.default_rng(0)
@@ -588,13 +610,25 @@ def test_a_gateway_that_speaks_for_a_server_that_is_away(code: int) -> None:
     assert [texts_of(reply) for reply in replies] == [[said("abc")], [said("def")]]
 
 
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The process's kind of event loop. Ray's workers have uvloop's, where it is installed, as it is beside vLLM."""
+    before = asyncio.get_event_loop_policy()
+    if request.param == "uvloop":
+        asyncio.set_event_loop_policy(pytest.importorskip("uvloop").EventLoopPolicy())
+    yield
+    asyncio.set_event_loop_policy(before)
+
+
+@pytest.mark.usefixtures("event_loops")
 def test_replies_of_a_server_that_takes_no_connections_any_more_are_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As vLLM does it after SIGTERM: the port is closed, the open requests stay open for ever."""
+    """As vLLM does it after SIGTERM: the port is closed, the open requests stay open for ever. An outage, no try."""
     monkeypatch.setattr(endpoint_session, "WATCH_EVERY_S", 0.05)
+    caplog.set_level(logging.INFO, logger="raysys")
     with FakeEndpoint(always(hangs)) as server:
-        generator = EndpointGenerator(config(server, {"timeout_s": 3600.0, "max_attempts": 2, "max_outage_s": 60.0}))
+        generator = EndpointGenerator(config(server, {"timeout_s": 3600.0, "max_attempts": 1, "max_outage_s": 60.0}))
         with ThreadPoolExecutor(1) as thread:
             job = thread.submit(generator.generate, [Request(text, text, WARM, seed=7) for text in ("abc", "def")])
             while len(server.seen) < 2:
@@ -611,6 +645,42 @@ def test_replies_of_a_server_that_takes_no_connections_any_more_are_not_waited_f
                 replies = job.result()
         generator.close()
     assert [texts_of(reply) for reply in replies] == [[said("abc")], [said("def")]]
+    assert [record.levelname for record in caplog.records if record.name.startswith("raysys")] == ["WARNING", "INFO"]
+
+
+@contextmanager
+def mute_address() -> Iterator[tuple[str, int]]:
+    """An address where a connection is neither taken nor refused: its queue is full."""
+    with socket.socket() as listener, socket.socket() as fills:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fills.connect(listener.getsockname())
+        yield listener.getsockname()
+
+
+@pytest.mark.parametrize("trouble", ["an address that is mute", "a name that is lost for a moment"])
+def test_a_server_that_answers_is_not_taken_for_lost(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply that takes its time is waited for, though one of the host's addresses, or one look, leads nowhere."""
+    monkeypatch.setattr(endpoint_session, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(endpoint_session, "CONNECT_TIMEOUT_S", 1.0)
+    real, looked_up = socket.getaddrinfo, []
+    with mute_address() as mute, FakeEndpoint(delay_s=2.5) as server:
+
+        def resolve(host: str | bytes | None, *args: object, **kwargs: object) -> list[tuple]:
+            if host != "model.invalid":
+                return real(host, *args, **kwargs)
+            looked_up.append(host)
+            if trouble == "an address that is mute":
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", at) for at in (mute, ("127.0.0.1", server.port))]
+            if len(looked_up) == 2:
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        (reply,) = ask(server, "abc", endpoint={"base_url": f"http://model.invalid:{server.port}/v1"})
+        assert texts_of(reply) == [said("abc")]
+        assert len(server.seen) == 1
+    assert len(looked_up) > 3
 
 
 # Secrets
@@ -847,24 +917,3 @@ def test_close_leaves_nothing_behind() -> None:
     del generator
     gc.collect()
     assert set(threading.enumerate()) <= before
-
-
-def test_a_request_that_is_too_large_for_the_limit_is_given_up() -> None:
-    """Others are answered between any two tries of it, so it is no crowd of ours that is in the way for ever."""
-    others = [f"prompt {i}" for i in range(60)]
-
-    def n_others() -> int:
-        return sum(prompt_of(seen.body) != "huge" for seen in server.seen)
-
-    async def too_large(request: web.Request) -> web.StreamResponse:
-        before = n_others()  # one slot is left to the others: the second that begins shows that the first is answered
-        while before + 2 > n_others() < len(others):
-            await asyncio.sleep(0.001)
-        return await status(429)(request)
-
-    with FakeEndpoint(always(too_large, prompt="huge")) as server:
-        first_, *rest = ask(server, "huge", *others, endpoint={"max_in_flight": 2, "max_attempts": 1})
-    assert [texts_of(reply) for reply in rest] == [[said(prompt)] for prompt in others]
-    assert isinstance(first_, Failure)
-    assert (first_.reason, first_.detail) == ("http_429", "the server answered 429; tried 11 times")
-    assert len(server.seen) == 60 + 11

@@ -55,7 +55,8 @@ class EndpointGenerator:
         self._denied: InputError | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
+        # Python's own kind, not the process's: Ray installs uvloop where it finds it, which cannot race addresses.
+        self._loop = asyncio.SelectorEventLoop()
         # A daemon, so that a program that dies without close() ends.
         self._thread = threading.Thread(target=self._loop.run_forever, name="raysys-endpoint", daemon=True)
         self._thread.start()

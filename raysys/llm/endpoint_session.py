@@ -36,6 +36,12 @@ GATEWAY = frozenset({502, 503, 504})
 WATCH_EVERY_S = 10.0
 """How often it is seen whether a server that owes replies still takes connections."""
 
+LOST_LOOKS = 2
+"""Looks in a row that fail before a server counts as lost: one may be a hiccup of the name service or of our own."""
+
+NEXT_ADDRESS_S = 0.25
+"""The start that a host's address has before the next one is tried too (RFC 8305): some lead nowhere."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -120,7 +126,7 @@ class Connection:
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, happy_eyeballs_delay=NEXT_ADDRESS_S),
             timeout=self._timeout,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -137,11 +143,14 @@ class Connection:
         return await self._exchange("GET", path, None)
 
     async def post(self, path: str, data: bytes) -> Answer | Trouble:
-        """The reply, or why there is none. A server that goes away while it is waited for is noticed by `_watch`.
+        """The reply, or why there is none. A server that goes away while it is waited for is noticed by `_watch`: not
+        reached, since nothing was heard of it.
 
         A gateway's word that the server is away is believed (not reached) when it says the same of GET /models: a
         server can also fail on one request only.
         """
+        if self._watcher.done():
+            self._watcher.result()  # it ends by a mistake of ours only: raised, or requests would wait for ever
         try:
             async with asyncio.timeout(None) as wait:
                 self._open.add(wait)
@@ -151,7 +160,8 @@ class Connection:
                 finally:
                     self._open.discard(wait)
         except TimeoutError:  # by _watch; the request's own time-out is a Trouble
-            return Trouble(Failure("connection", "the server went away while it answered"))
+            detail = "the server owes a reply and cannot be reached any more"
+            return Trouble(Failure("connection", detail), reached=False)
         if isinstance(answer, Answer) and answer.status in GATEWAY and not await self._serves():
             detail = f"the server cannot be reached (its gateway answers {answer.status})"
             return Trouble(Failure("connection", detail), reached=False)
@@ -169,9 +179,11 @@ class Connection:
         """
         address = urlsplit(self._proxy or self.base_url)
         port = address.port or (443 if address.scheme == "https" else 80)
+        n_failed = 0
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self._open and not await _accepts(address.hostname, port):
+            n_failed = n_failed + 1 if self._open and not await _accepts(address.hostname, port) else 0
+            if n_failed >= LOST_LOOKS:
                 for wait in self._open:
                     wait.reschedule(asyncio.get_running_loop().time())
 
@@ -200,7 +212,7 @@ class Connection:
 async def _accepts(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=NEXT_ADDRESS_S)
     except OSError:  # TimeoutError is one
         return False
     writer.close()
