@@ -291,7 +291,7 @@ def test_pictures_are_shrunk_before_they_travel(tmp_path):
     found = {r["row_id"]: (r["width"], r["height"]) for r in table.to_pylist() if r["outcome"] == "kept"}
     assert found == {"wide.png": (300, 100), "small.png": (40, 50), "tall.jpg": (150, 300)}
     assert table.to_pylist()[3]["outcome"] == "rejected"
-    assert table.nbytes < 4 * 300 * 300 * 3  # the bound that docs and dry run state
+    assert table.nbytes < 4 * 300 * 300 * 3  # the bound that docs/jobs.md states
     assert shrink(np.zeros((1, 5000, 3), np.uint8), 100).shape == (1, 100, 3)
 
 
@@ -323,6 +323,23 @@ def test_translations_are_checked(monkeypatch):
     assert (first["text"], first["language"], first["prompt_name"]) == ("赤い星がある", "ja", "translate_en_ja")
     assert [r["attempts"] for r in rows] == [1, 2, 2, 2]
     assert {r["adapter"] for r in rows} == {r.adapter for r in generator.asked} == {"style"}
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "ja"), ("ja", "en")])
+def test_lengths_are_in_proportion_in_both_directions(monkeypatch, source, target):
+    """A Japanese character says about what two Latin letters say."""
+    pairs = [
+        {"en": "a red circle on a black background", "ja": "黒い背景に赤い円"},
+        {"en": "the Golden Gate Bridge in fog", "ja": "霧の中のゴールデンゲートブリッジ"},
+        {"en": "a small dog runs after a ball in the park", "ja": "公園で小さな犬がボールを追いかける"},
+    ]
+    said = {p[source]: p[target] for p in pairs} | {p[source] + "!": p[target] * 12 for p in pairs[:1]}
+    generator = ScriptedGenerator(lambda r: [next(v for k, v in said.items() if r.text.endswith(": " + k))])
+    monkeypatch.setattr(translate_stage, "build_generator", lambda llm, share: generator)
+    checks = ChecksConfig(max_resamples=0, max_repeats=20)
+    stage = Translate(TranslateConfig(checks=checks, source=source, target=target), "rev")
+    rows = CAPTIONS.table(stage(captions(*said))).to_pylist()
+    assert [r["reason"] for r in rows] == [None, None, None, "length_ratio"]
 
 
 # --- generalization ---

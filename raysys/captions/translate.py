@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +27,10 @@ class TranslateConfig(Config):
     target: str = Field("ja", description="language of the translations, another one of them")
     sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
     seed: int = Field(0, ge=0, description="of the sampling")
-    min_length_ratio: float = Field(0.15, ge=0, description="characters of the translation ÷ of the source, at least")
-    max_length_ratio: float = Field(4.0, gt=0, description="and at most; beyond = `length_ratio`")
+    min_length_ratio: float = Field(
+        0.2, ge=0, description="length of the translation ÷ of the source, at least; wide characters (猫) count as two"
+    )
+    max_length_ratio: float = Field(5.0, gt=0, description="and at most; beyond = `length_ratio`")
     checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
 
     @field_validator("source", "target")
@@ -95,7 +98,15 @@ class Translate:
         config = self.config
         if found := problem(text, finish_reason, config.target, config.checks):
             return found
-        ratio = len(text) / max(len(source), 1)
+        ratio = _columns(text) / max(_columns(source), 1)
         if not config.min_length_ratio <= ratio <= config.max_length_ratio:
-            return Problem("length_ratio", f"{len(text)} characters for {len(source)}: {ratio:.2f}")
+            return Problem("length_ratio", f"{len(text)} characters for {len(source)}: {ratio:.2f} of its length")
         return None
+
+
+def _columns(text: str) -> int:
+    """Columns that `text` takes in a terminal: a Japanese character says about what two Latin letters say.
+
+    So one pair of bounds fits both directions. Widths are Unicode's (UAX #11).
+    """
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

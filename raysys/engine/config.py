@@ -14,8 +14,11 @@ class PoolConfig(Config):
 
     min_size: int = Field(1, ge=1, description="actors kept alive from the start")
     max_size: int = Field(1, ge=1, description="the pool grows to this many actors while chunks wait")
-    chunks_in_flight: int = Field(
-        1, ge=1, description="chunks one worker works on at once: 2 or 3 keep an engine that batches by itself full"
+    chunks_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="chunks one worker works on at once; null = 3 for an engine that batches by itself (vLLM, an "
+        "endpoint), else 1",
     )
     num_cpus: float = Field(1, ge=0, description="CPUs of one worker")
     num_gpus: float = Field(0, ge=0, description="GPUs of one worker; 0 = CPU")
@@ -54,7 +57,7 @@ class EngineConfig(Config):
 
         One chunk ready for each in work, and eight readers more: reading must not be what a GPU waits for.
         """
-        return self.max_chunks_read or 2 * self.pool.max_size * self.pool.chunks_in_flight + 8
+        return self.max_chunks_read or 2 * self.pool.max_size * (self.pool.chunks_in_flight or 1) + 8
 
 
 class TrainEngineConfig(Config):

@@ -140,7 +140,7 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
 def _pool_args(pool: PoolConfig) -> dict[str, Any]:
     """An actor pool; with several chunks in flight its workers are threaded and hold one more chunk ready."""
     sizes = {"min_size": pool.min_size, "max_size": pool.max_size}
-    if pool.chunks_in_flight == 1:
+    if pool.chunks_in_flight in (None, 1):
         return {"compute": ray.data.ActorPoolStrategy(**sizes), **_worker_args(pool)}
     threads = {
         "max_tasks_in_flight_per_actor": pool.chunks_in_flight + 1,

@@ -15,7 +15,7 @@ from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
 from raysys.jobs.inputs import KeptRows, complete, with_representatives
-from raysys.jobs.llm import check_model, language_stage
+from raysys.jobs.llm import check_model, kept_busy, language_stage
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_tables
 from raysys.llm.build import identity
@@ -140,7 +140,7 @@ def _job(
         chunk_rows=config.chunk_rows,
         load=Pictures(KeptRows.of(samples, duplicates, SOURCE_COLUMNS), captioner.image_size, config.limits),
         stage=language_stage(_producer(captioner.name), Caption, (captioner,), captions_called_for, engine.pool),
-        engine=engine,
+        engine=kept_busy(captioner.llm, engine),
         heavy=True,
     )
 

@@ -14,7 +14,7 @@ from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
 from raysys.jobs.captions_in import NOT_GENERALIZED, CaptionFilter, CaptionRows
 from raysys.jobs.inputs import complete, with_representatives
-from raysys.jobs.llm import check_model, language_stage, pinned
+from raysys.jobs.llm import check_model, kept_busy, language_stage, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
@@ -77,7 +77,7 @@ def _job(config: JobConfig) -> TableJob:
         chunk_rows=config.chunk_rows,
         load=load,
         stage=language_stage("generalize", Generalize, args, generalizations_called_for, config.engine.pool),
-        engine=config.engine,
+        engine=kept_busy(generalize.llm, config.engine),
         heavy=True,
     )
 

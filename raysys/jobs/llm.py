@@ -10,7 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from raysys.config import Config
-from raysys.engine.config import PoolConfig
+from raysys.engine.config import EngineConfig, PoolConfig
 from raysys.errors import InputError
 from raysys.jobs.stages import Rows, RowStage
 from raysys.llm.build import resolve_engine
@@ -19,6 +19,9 @@ from raysys.llm.contract import SamplingConfig
 from raysys.llm.preflight import preflight
 
 C = TypeVar("C", bound=Config)
+
+CHUNKS_IN_FLIGHT = 3
+"""While one chunk ends, with ever fewer rows in the engine, others fill it; one is being checked and scored meanwhile."""
 
 
 def pinned(section: C) -> C:
@@ -42,6 +45,13 @@ def check_model(
     found = preflight(llm, texts, sampling.max_tokens, size, named, sample)
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)
+
+
+def kept_busy(llm: LlmConfig, engine: EngineConfig) -> EngineConfig:
+    """`engine`, with as many chunks in flight as keep an engine full that batches by itself, where it does not say."""
+    if engine.pool.chunks_in_flight is not None or resolve_engine(llm) == "transformers":
+        return engine
+    return engine.model_copy(update={"pool": engine.pool.model_copy(update={"chunks_in_flight": CHUNKS_IN_FLIGHT})})
 
 
 def language_stage(

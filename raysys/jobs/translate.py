@@ -11,7 +11,7 @@ from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.jobs.captions_in import CaptionFilter, CaptionRows
 from raysys.jobs.inputs import complete
-from raysys.jobs.llm import check_model, language_stage, pinned
+from raysys.jobs.llm import check_model, kept_busy, language_stage, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
@@ -51,7 +51,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         chunk_rows=config.chunk_rows,
         load=load,
         stage=language_stage("translate", Translate, args, translation_called_for, config.engine.pool),
-        engine=config.engine,
+        engine=kept_busy(translate.llm, config.engine),
         heavy=True,
     )
     return run_table(job, config, options)

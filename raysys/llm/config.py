@@ -85,9 +85,14 @@ class EndpointConfig(Config):
     max_in_flight: int = Field(64, ge=1, description="open requests of one worker")
     timeout_s: float = Field(120.0, gt=0, description="seconds until one request is given up and tried again")
     max_attempts: int = Field(6, ge=1, description="tries of one request before it becomes an error row")
-    max_wait_s: float = Field(60.0, gt=0, description="longest pause between two tries, Retry-After included")
+    max_wait_s: float = Field(
+        60.0, gt=0, description="longest pause between two tries where no Retry-After asks for more"
+    )
     max_outage_s: float = Field(
-        1800.0, gt=0, description="how long a server that is away is waited for before the run stops; costs no row"
+        1800.0,
+        gt=0,
+        description="how long a server that is away is waited for before the run stops, which costs no row; also the "
+        "longest Retry-After that is kept",
     )
 
 

@@ -153,11 +153,10 @@ class EndpointGenerator:
             await self._wait(got, n_failed)
 
     async def _wait(self, trouble: Trouble, n_failed: int) -> None:
-        longest_s = self._endpoint.max_wait_s
         if trouble.wait_s is None:
-            wait_s = backoff_s(max(1, n_failed), longest_s)
+            wait_s = backoff_s(max(1, n_failed), self._endpoint.max_wait_s)
         else:  # a little later than asked, and not all at once
-            wait_s = min(longest_s, trouble.wait_s * random.uniform(1.0, 1.1))
+            wait_s = min(self._endpoint.max_outage_s, trouble.wait_s * random.uniform(1.0, 1.1))
         if trouble.everyone:
             self._pace.pause(self._loop.time() + wait_s)
             if not self._slowed_down:

@@ -20,6 +20,9 @@ from raysys.llm.contract import Failure, Request
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
 """Files that hold a vocabulary; a tokenizer has at least one of them."""
 
+EXCERPT = 12
+"""Characters of a prompt in a row that an error message may not hold; fewer are in any sentence."""
+
 _PROBE = "probe7"
 """A word that no template contains."""
 
@@ -88,7 +91,9 @@ class Renderer:
         with self._lock:
             if images[0] is None:
                 return self.tokenizer(list(prompts), verbose=False, **common)
-            return self.processor(images=[Image.fromarray(image) for image in images], text=list(prompts), **common)
+            # One prompt as a plain string: some processors that models bring along (Phi-3-vision's) take no list.
+            text = prompts[0] if len(prompts) == 1 else list(prompts)
+            return self.processor(images=[Image.fromarray(image) for image in images], text=text, **common)
 
     def count(self, request: Request) -> int:
         """Tokens of the prompt, the image's included."""
@@ -126,11 +131,17 @@ class Renderer:
 
 
 def redacted(exc: BaseException, request: Request) -> str:
-    """What an exception says, unless it quotes the prompt: type and first line, or the type alone."""
+    """What an exception says, unless it quotes from the prompt: type and first line, or the type alone."""
     message = str(exc)
-    quotes = request.text and any(form in message for form in (request.text, repr(request.text)[1:-1]))
+    quotes = any(_excerpt_in(message, form) for form in (request.text, repr(request.text)[1:-1]))
     first_line = message.strip().splitlines()[0] if message.strip() and not quotes else ""
     return f"{type(exc).__name__}: {first_line}" if first_line else type(exc).__name__
+
+
+def _excerpt_in(message: str, text: str) -> bool:
+    """Whether any EXCERPT characters of `text` in a row, or all of it, stand in `message`."""
+    starts = range(max(1, len(text) - EXCERPT + 1)) if text else ()
+    return any(text[i : i + EXCERPT] in message for i in starts)
 
 
 def _load_processor(folder: Path, trust_remote_code: bool) -> Any:
