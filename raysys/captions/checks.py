@@ -16,8 +16,11 @@ from raysys.config import Config
 
 REFUSALS = (
     r"^(i('|’)?m|i am) (sorry[,.]|sorry,? (but )?i\b|unable|not able)",
-    r"^(sorry,|sorry,? (but )?i\b|unfortunately[, ])",
-    r"^i (cannot|can('|’)?t|could not|couldn('|’)t|won('|’)t)\b",
+    r"^sorry\b.*\b(can('|’)?t|cannot|could not|couldn('|’)t|unable|not able|don('|’)t|images?|pictures?|help)\b",
+    r"^unfortunately[, ]",
+    r"^i (cannot|can('|’)?t|could not|couldn('|’)t|won('|’)t) ([\w-]+ ){0,2}(access|analy[sz]e|answer|assist|be|"
+    r"caption|comply|confirm|continue|create|describe|determine|discuss|do|engage|fulfil|fulfill|generate|give|help|"
+    r"identify|interpret|look|make|open|process|produce|provide|read|recogni[sz]e|say|see|tell|translate|view|write)\b",
     r"^as an? (ai|artificial intelligence|large language model|language model)\b",
     r"\bas an? (ai|language model)\b[^.]*\bi (cannot|can('|’)?t|am|do not|don('|’)t)\b",
     r"^(申し訳(ありません|ございません)|すみません[、。]|すみませんが|ごめんなさい[、。])",
@@ -106,11 +109,20 @@ def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) 
 
 
 def _control_character(text: str) -> str | None:
-    """The first control, surrogate, private or unassigned character, or U+FFFD (a broken decoding)."""
+    """The first control, surrogate or private character, noncharacter, or U+FFFD (a broken decoding).
+
+    Unassigned characters pass: every year some become emoji, before Python's tables know them.
+    """
     for character in text:
-        if character == "�" or unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn"):
+        if character == "�" or unicodedata.category(character) in ("Cc", "Cs", "Co") or _is_noncharacter(character):
             return character
     return None
+
+
+def _is_noncharacter(character: str) -> bool:
+    """Never to be assigned (Unicode §23.7)."""
+    code = ord(character)
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
 MAX_PHRASE = 24

@@ -75,6 +75,7 @@ RECIPES: dict[str, Recipe] = {
         spare_prompts=_SHOWS,
         image_size=672,
         max_tokens=128,
+        engine="vllm",  # its own processor takes one prompt at a time
         prompt_format="completion",
         template="<|user|>\n<|image_1|>\n{prompt}<|end|>\n<|assistant|>\n",
         max_model_len=4096,
@@ -89,16 +90,16 @@ RECIPES: dict[str, Recipe] = {
         max_tokens=128,
         max_model_len=2048,
     ),
-    # LLaVA-1.5's conversation format with a Japanese question.
+    # The model card's conversation format. Other Japanese LLaVAs differ in white space and names: `template`.
     "llava_ja": Recipe(
-        repository=None,
+        repository="cyberagent/llava-calm2-siglip",
         prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
         spare_prompts={"shows": "この画像には何が写っていますか。一文で答えてください。"},
-        image_size=336,
+        image_size=384,
         max_tokens=128,
         language="ja",
         prompt_format="completion",
-        template="USER: <image>\n{prompt} ASSISTANT:",
+        template="USER: <image>\n{prompt}\nASSISTANT: ",
         max_model_len=2048,
     ),
     # The embedded captioner: scenes of 64 px, its two prompts are those it was trained with.

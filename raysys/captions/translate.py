@@ -15,7 +15,7 @@ from raysys.config import Config
 from raysys.llm.build import build_generator
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
-from raysys.llm.instructions import LANGUAGE_NAMES, TRANSLATE, translate_prompt
+from raysys.llm.instructions import LANGUAGE_NAMES, translate_prompt
 
 
 class TranslateConfig(Config):
@@ -63,7 +63,7 @@ def translation_called_for(config: TranslateConfig, revision: str, item: dict[st
             "revision": revision,
             "adapter": config.adapter,
             "prompt_name": f"translate_{config.source}_{config.target}",
-            "prompt_hash": prompt_hash(config.llm, TRANSLATE),
+            "prompt_hash": prompt_hash(config.llm, translate_prompt("{caption}", config.source, config.target)),
         }
     ]
 

@@ -7,6 +7,7 @@ chunks, block types are never lost and an empty chunk still arrives. Only small 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from raysys.engine.map_job import MapJob, first_items
 from raysys.engine.meters import Meters
 from raysys.engine.metrics_file import appended
 from raysys.engine.read_ahead import limit_read_ahead
-from raysys.engine.workers import StageActor, commit_rows, read_items, target_of, whole_chunks
+from raysys.engine.workers import OncePerWorker, StageActor, commit_rows, read_items, target_of, whole_chunks
 from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
 from raysys.progress import Progress
@@ -129,10 +130,11 @@ def _dataset(job: MapJob, chunks: list[Chunk]) -> ray.data.Dataset:
     # Ray Data restarts dead workers without limit by default, which is what `AttemptLog` counts on: a poison row is
     # found by counting deaths on storage, not by giving up on its chunk.
     if not job.heavy:
-        kwargs = {"job": job, "chunks": chunks}
+        kwargs = {"work": OncePerWorker((job, chunks))}
         return dataset.map_batches(whole_chunks, fn_kwargs=kwargs, **batches, **_worker_args(pool))
     # Reading and committing carry nothing of the stage: unpickling it would import its model's libraries there too.
-    dataset = dataset.map_batches(read_items, fn_kwargs={"load": job.load, "chunks": chunks}, **light)
+    kwargs = {"load": job.load, "chunks": OncePerWorker(chunks)}
+    dataset = dataset.map_batches(read_items, fn_kwargs=kwargs, **light)
     dataset = dataset.map_batches(StageActor, fn_constructor_args=(job,), **batches, **_pool_args(pool))
     return dataset.map_batches(commit_rows, fn_kwargs={"target": target_of(job)}, **light)
 
@@ -183,6 +185,7 @@ class _Watchdog:
                     f"{self._job.output.producer}: no chunk finished for {period:.0f} s; a worker needs "
                     f"{pool.num_cpus:g} CPU {pool.num_gpus:g} GPU, the cluster has {ray.cluster_resources()}, "
                     f"free now {ray.available_resources()}",
+                    file=sys.stderr,
                     flush=True,
                 )
 

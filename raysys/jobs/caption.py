@@ -22,6 +22,7 @@ from raysys.llm.build import identity
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.shards.decode import DecodeConfig
 from raysys.tables import TableView, open_table
+from raysys.tables.read import for_parts
 
 
 class PooledCaptioner(CaptionerConfig):
@@ -101,12 +102,21 @@ def _with_engines(config: JobConfig, captioners: list[Captioner]) -> JobConfig:
 
 
 def _refuse_too_few(config: JobConfig) -> None:
-    possible = sum(len(prompts_of(c)[0]) for c in config.captioners)
-    if possible < config.min_captions:
+    """A prompt that stands there twice, for the same model, brings the same caption twice."""
+    asked = {
+        (c.llm.model_dump_json(), c.sampling.model_dump_json(), _adapter_of(c, name), text)
+        for c in config.captioners
+        for name, text in prompts_of(c)[0].items()
+    }
+    if len(asked) < config.min_captions:
         raise InputError(
-            f"min_captions = {config.min_captions}, but the captioners have {possible} prompts in all",
+            f"min_captions = {config.min_captions}, but the captioners have {len(asked)} different prompts in all",
             "add a captioner or a prompt, or lower min_captions",
         )
+
+
+def _adapter_of(captioner: CaptionerConfig, prompt: str) -> str | None:
+    return captioner.adapter.get(prompt) if isinstance(captioner.adapter, dict) else captioner.adapter
 
 
 def _job(
@@ -151,11 +161,13 @@ def captions_per_image(table: str, captioners: list[str]) -> dict[int, int]:
     view = open_table(table, CAPTIONS)
     by_origin: dict[str, Counter[str]] = {}
     wanted = {_producer(name) for name in captioners}
-    for part in sorted((p for p in view.parts if p.output.producer in wanted), key=lambda p: p.origin):
+    parts = sorted((p for p in view.parts if p.output.producer in wanted), key=lambda p: p.origin)
+    tables = for_parts(lambda part: part.read(["row_id", "outcome"]), parts)
+    for part, table in zip(parts, tables, strict=True):
         if part.origin not in by_origin:
             found.update(n for counts in by_origin.values() for n in counts.values())
             by_origin = {part.origin: Counter()}
-        rows = part.read(["row_id", "outcome"]).to_pylist()
+        rows = table.to_pylist()
         by_origin[part.origin].update({row["row_id"]: 0 for row in rows})
         by_origin[part.origin].update(row["row_id"] for row in rows if row["outcome"] == "kept")
     found.update(n for counts in by_origin.values() for n in counts.values())

@@ -14,7 +14,7 @@ from raysys.config import Config
 from raysys.errors import InputError
 from raysys.jobs.inputs import KeptRows
 from raysys.rows import CAPTIONS
-from raysys.tables import Chunk, InputPart, TableView
+from raysys.tables import Chunk, InputPart, Store, TableView
 
 N_TRIED = 256
 """Captions whose length is measured before a run."""
@@ -80,6 +80,13 @@ class CaptionRows:
                 return taken["text"].slice(0, N_TRIED).to_pylist()
         wanted = ", ".join(f"{name} = {value!r}" for name, value in asdict(self.chosen).items() if value is not None)
         raise InputError(f"no caption is taken: none has {wanted or 'a text'}", "correct that, or give another table")
+
+
+def refuse_own_output(captions: str, output: str) -> None:
+    """Captions may be made from the captions of several tables, but not written into the one that is read: each run
+    would find the last one's rows as new input."""
+    if Store(captions).url == Store(output).url:
+        raise InputError(f"captions and output are both {output}", "give the new captions a table of their own")
 
 
 def _as_captions(samples: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ from raysys.captions.nlp import load_pipeline, pipeline_name, resolve_pipeline
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
 from raysys.errors import InputError
-from raysys.jobs.captions_in import NOT_GENERALIZED, CaptionFilter, CaptionRows
+from raysys.jobs.captions_in import NOT_GENERALIZED, CaptionFilter, CaptionRows, refuse_own_output
 from raysys.jobs.inputs import complete, with_representatives
 from raysys.jobs.llm import check_model, kept_busy, language_stage, pinned
 from raysys.jobs.options import RunOptions
@@ -22,6 +22,8 @@ from raysys.llm.instructions import GENERALIZE, generalize_prompt
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.similarity.texts import text_embedder_identity
 from raysys.tables import TableView, open_table
+
+PRODUCER = "generalize"
 
 
 class JobConfig(Config):
@@ -40,6 +42,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one caption per level for every English caption that is not generalized yet."""
+    refuse_own_output(config.captions, config.output)
     pipeline = resolve_pipeline(config.generalize.pipeline)
     generalize = pinned(config.generalize).model_copy(update={"pipeline": pipeline})
     config = config.model_copy(update={"generalize": generalize})
@@ -60,7 +63,7 @@ def _job(config: JobConfig) -> TableJob:
     check_model(generalize.llm, prompts, generalize.sampling, adapters=[generalize.adapter], sample=sample)
     args = (generalize, revision(generalize.llm))
     return TableJob(
-        job="generalize",
+        job=PRODUCER,
         output=config.output,
         row_type=CAPTIONS,
         fields={
@@ -76,7 +79,7 @@ def _job(config: JobConfig) -> TableJob:
         parts=parts,
         chunk_rows=config.chunk_rows,
         load=load,
-        stage=language_stage("generalize", Generalize, args, generalizations_called_for, config.engine.pool),
+        stage=language_stage(PRODUCER, Generalize, args, generalizations_called_for, config.engine.pool),
         engine=kept_busy(generalize.llm, config.engine),
         heavy=True,
     )
@@ -97,7 +100,7 @@ def summary_of_levels(table: str) -> dict[str, dict[str, float]]:
     """{level: {"n", "gs_before", "gs_after", "similarity", "changed"}}: means over kept rows, part by part."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     columns = ["level", "text", "source_text", "gs", "source_gs", "similarity"]
-    for rows in open_table(table, CAPTIONS).rows(columns):
+    for rows in open_table(table, CAPTIONS).of(PRODUCER).rows(columns):
         for row in rows.to_pylist():
             level = sums[row["level"]]
             level["n"] += 1

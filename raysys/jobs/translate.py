@@ -9,7 +9,7 @@ from pydantic import Field
 from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
 from raysys.config import Config
 from raysys.engine.config import EngineConfig
-from raysys.jobs.captions_in import CaptionFilter, CaptionRows
+from raysys.jobs.captions_in import CaptionFilter, CaptionRows, refuse_own_output
 from raysys.jobs.inputs import complete
 from raysys.jobs.llm import check_model, kept_busy, language_stage, pinned
 from raysys.jobs.options import RunOptions
@@ -31,6 +31,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     """Write one translation per caption of the source language; the others are left alone."""
+    refuse_own_output(config.captions, config.output)
     config = config.model_copy(update={"translate": pinned(config.translate)})
     translate, captions = config.translate, complete(config.captions, CAPTIONS)
     load, parts = CaptionRows.of(captions, CaptionFilter(language=translate.source)), captions.inputs()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +20,10 @@ from raysys.rows import RowType
 from raysys.tables.commit import keys_of, naming_damage, part_info
 from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
 from raysys.tables.store import Store
+
+T = TypeVar("T")
+N_READERS = 16
+"""Parts of an object store that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,14 @@ class TableView:
         """
         return None if self.row_type.many_producers else self.identity
 
+    def of(self, producer: str) -> TableView:
+        """The rows of one producer only."""
+        return TableView(self.store, tuple(o for o in self.outputs if o.producer == producer))
+
     def rows(self, columns: Sequence[str] | None = None, outcome: str | None = KEPT) -> Iterator[pa.Table]:
         """One Arrow table per part; only rows with `outcome` (None = all)."""
-        for part in self.parts:
-            wanted = None if columns is None else list(dict.fromkeys([*columns, "outcome"]))
-            table = part.read(wanted)
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "outcome"]))
+        for table in for_parts(lambda part: part.read(wanted), self.parts):
             if outcome is not None:
                 table = table.filter(pc.equal(table["outcome"], outcome))
             yield table if columns is None else table.select(list(columns))
@@ -129,11 +139,8 @@ class TableView:
     def counts(self) -> Counts:
         """Fates after retries. Footers only, unless a part was retried."""
         total = Counts()
-        for part in self.parts:
-            if len(part.files) == 1:
-                total.merge(Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"]))
-            else:
-                total.merge(Counts.of(part.read(["outcome", "reason"]).to_pylist()))
+        for counts in for_parts(_counts_of, self.parts):
+            total.merge(counts)
         return total
 
     def inputs(self) -> list[InputPart]:
@@ -142,7 +149,28 @@ class TableView:
 
     @cached_property
     def _inputs(self) -> list[InputPart]:
-        return [p.as_input() for p in self.parts]
+        return list(for_parts(Part.as_input, self.parts))
+
+
+def for_parts(function: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
+    """`function` of each part, in order. On object stores N_READERS are asked at once: a part is some round trips."""
+    if all(part.output.folder.is_local for part in parts):
+        yield from map(function, parts)
+        return
+    with ThreadPoolExecutor(N_READERS) as pool:
+        asked: deque[Future[T]] = deque()
+        for part in parts:
+            asked.append(pool.submit(function, part))
+            if len(asked) == N_READERS:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
+
+
+def _counts_of(part: Part) -> Counts:
+    if len(part.files) == 1:
+        return Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"])
+    return Counts.of(part.read(["outcome", "reason"]).to_pylist())
 
 
 def parts_of(output: Output) -> list[Part]:
