@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -507,6 +508,20 @@ def test_vllm_on_ray_says_the_same(flow):
     assert found.keys() == reference.keys()
     assert sum(found[key] == reference[key] for key in found) >= 0.9 * len(found)
     assert {row["finish_reason"] for row in rows(flow, "by_vllm")} == {"stop"}
+
+
+@vllm
+def test_why_vllms_engine_does_not_start_is_told(flow, capsys):
+    """It ends in a process of its own, which only writes why."""
+    kwargs = "generalize.llm.vllm.engine_kwargs={kv_cache_memory_bytes: 4096}"
+    args = ("output=unstarted", "generalize.llm.engine=vllm", "generalize.llm.dtype=float32", kwargs)
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 2
+    said = capsys.readouterr().err
+    assert "vLLM's engine does not start: ValueError: No available memory for the cache blocks" in said
+    assert "llm.vllm.engine_kwargs" in said
+    assert "Traceback" not in said
+    (log,) = re.findall(r"all that vLLM said is in (\S+)", said)
+    assert "No available memory for the cache blocks" in Path(log).read_text()
 
 
 @vllm
