@@ -117,9 +117,18 @@ def _needed(n_prompt: int, max_tokens: int, is_encoder_decoder: bool) -> int:
 
 
 def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) -> int:
+    from jinja2 import TemplateError
+
     image = None if image_size is None else np.zeros((image_size[1], image_size[0], 3), np.uint8)
     try:
         return renderer.count(Request("preflight", text, SamplingConfig(), image=image))
+    except TemplateError as exc:  # what a template raises itself, too: Gemma's knows no system message
+        raise InputError(
+            f"the model's chat template refuses the prompt: {exc}",
+            "leave llm.system out and put its words into llm.template"
+            if renderer.config.system is not None
+            else "set prompt_format: completion, or repair the template in the model's folder",
+        ) from exc
     except (ValueError, TypeError, KeyError, RuntimeError) as exc:
         raise InputError(
             f"the model's processor refuses the prompt: {type(exc).__name__}: {exc}",

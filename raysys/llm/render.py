@@ -153,13 +153,27 @@ def _load_processor(folder: Path, trust_remote_code: bool) -> Any:
         raise InputError(f"model folder {folder} has no tokenizer", fix)
     try:
         loaded = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as exc:
+    except ImportError as exc:
+        raise _lacks_package(folder, exc) from exc
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
         reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
         raise InputError(f"tokenizer or processor of model folder {folder} cannot be loaded: {reason}", fix) from exc
     tokenizer = getattr(loaded, "tokenizer", loaded)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return loaded
+
+
+def _lacks_package(folder: Path, exc: ImportError) -> InputError:
+    """A processor that needs more than raysys does: the folder is as it should be."""
+    said = str(exc).strip().partition("\n")[0].partition(". ")[0]
+    fix = "install what it names in this environment, and on every node with workers"
+    if "torchvision" in said.lower():
+        fix = (
+            "pip install torchvision, the build of your torch (beside a CPU build of torch with "
+            "--index-url https://download.pytorch.org/whl/cpu); on a cluster on every node"
+        )
+    return InputError(f"the processor of model folder {folder} lacks a package: {said}", fix)
 
 
 def _chat_template(processor: Any, tokenizer: Any) -> str | None:
