@@ -178,6 +178,26 @@ def test_prompt_image_and_answer_must_fit_into_the_context(models):
         preflight(llm(models / "blip2"), ["a photo of"], 129 - seen, image_size=(9, 9))
 
 
+def test_pictures_are_measured_with_the_settings_that_vllm_gives_its_processor(models, tmp_path):
+    """Qwen2-VL's max_pixels and the like; here the side of a LLaVA's pictures, in patches of 8×8."""
+    llava = tiny_llm.write_llava(tmp_path / "llava")
+
+    def tokens(engine: str = "vllm", **vllm) -> int:
+        return preflight(llm(llava, engine, vllm=vllm), ["x"], 8, (64, 64))["prompt_tokens"]
+
+    def sized(size: object, **more) -> dict:
+        return {"engine_kwargs": {"mm_processor_kwargs": {"size": size, "crop_size": size, **more}}}
+
+    side = {"height": 16, "width": 16}
+    assert tokens() - tokens(**sized(side)) == tiny_llm.N_LLAVA_TOKENS - (16 // 8) ** 2
+    assert tokens(**sized(side, device="cuda")) == tokens(**sized(side)), "the driver may have no GPU"
+    assert tokens("transformers", **sized(side)) == tokens("transformers")
+    with pytest.raises(InputError, match=r"\n.*mm_processor_kwargs"):
+        tokens(**sized("x"))
+    with pytest.raises(InputError, match="mm_processor_kwargs = 'x' is no mapping"):
+        tokens(engine_kwargs={"mm_processor_kwargs": "x"})
+
+
 def test_settings_that_are_ours_are_not_passed_through():
     with pytest.raises(InputError, match="trust_remote_code is set by"):
         validate(LlmConfig, {"model": "m", "vllm": {"engine_kwargs": {"trust_remote_code": True}}}, "test")

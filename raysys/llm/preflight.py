@@ -53,7 +53,7 @@ def preflight(
     model_config = load_config(folder, trust)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model folder {folder} holds no .safetensors file", "save the model with safetensors")
-    renderer = Renderer(config, folder, trust)
+    renderer = Renderer(config, folder, trust, _processor_kwargs(config) if engine == "vllm" else None)
     if image_size is not None and renderer.processor is None:
         raise InputError(f"model {folder} takes no images", "use an image-text model: BLIP-2, Qwen2-VL, LLaVA …")
     own = context_length(model_config)
@@ -134,6 +134,16 @@ def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) ->
             f"the model's processor refuses the prompt: {type(exc).__name__}: {exc}",
             "give the prompt as the model was trained to see it: template, prompt_format, image placeholder",
         ) from exc
+
+
+def _processor_kwargs(config: LlmConfig) -> dict[str, Any]:
+    """What vLLM gives the model's processor, which can change how many tokens an image has."""
+    kwargs = config.vllm.engine_kwargs.get("mm_processor_kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise InputError(
+            f"llm.vllm.engine_kwargs: mm_processor_kwargs = {kwargs!r} is no mapping", "give names: values"
+        )
+    return {name: value for name, value in kwargs.items() if name != "device"}  # the driver may have none of it
 
 
 def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:
