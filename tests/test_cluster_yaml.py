@@ -64,6 +64,14 @@ def test_gpu_nodes_get_what_all_get_and_the_vllm_of_the_extra(cluster: dict[str,
     assert any(release in command.split() for command in commands)
 
 
+def test_all_nodes_get_what_processors_of_models_need(cluster: dict[str, Any], repo: Path) -> None:
+    """The head as well: the driver there loads a model's processor to measure its prompts."""
+    extra = re.search(r'^vision = \["torchvision>=([0-9.]+),<([0-9.]+)"\]', (repo / "pyproject.toml").read_text(), re.M)
+    (installed,) = re.findall(r"torchvision==([0-9.]+)", " ".join(cluster["setup_commands"]))
+    first, beyond, ours = ([int(n) for n in text.split(".")] for text in (*extra.groups(), installed))
+    assert first <= ours < beyond
+
+
 def test_rayignore_keeps_big_and_private_folders_here(repo: Path) -> None:
     ignored = {line for line in (repo / ".rayignore").read_text().splitlines() if not line.startswith("#")}
     assert {".git", ".venv", "runs"} <= ignored

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -24,10 +26,12 @@ import yaml
 from aiohttp import web
 from fake_endpoint import FakeEndpoint, Fault, prompt_of, status
 from processes import engines_of, finish, start, wait_for
+from ray import cloudpickle
 
 from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
 from raysys.cli import main
 from raysys.engine.config import PoolConfig
+from raysys.engine.map_job import StageSpec
 from raysys.errors import InputError
 from raysys.jobs.generalize import summary_of_levels
 from raysys.jobs.llm import language_stage
@@ -208,6 +212,19 @@ def test_models_and_workers_must_agree_about_gpus():
         stage({"num_gpus": n}, engine="vllm", vllm=two)
     with pytest.raises(InputError, match=r"over 2 GPUs .* reserves 1\n.*num_gpus: 2"):
         stage({"num_gpus": 1}, engine="vllm", vllm=two)
+
+
+def test_a_stage_with_a_key_does_not_show_it(monkeypatch):
+    """Neither where it is printed nor where Ray Data turns dataclasses into records of a pipeline."""
+    from ray.data._internal.metadata_exporter import sanitize_for_struct
+
+    monkeypatch.setenv("TEST_DRIVERS_KEY", key := "sesame-3f1d")
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "api_key_env": "TEST_DRIVERS_KEY"}
+    config = TranslateConfig(llm=LlmConfig(model="m", endpoint=endpoint))
+    made = language_stage("translate", Translate, (config, "rev"), translation_called_for, PoolConfig())
+    assert key.encode() in cloudpickle.dumps(made)
+    spec = StageSpec(*made)
+    assert key not in repr(spec) + str(sanitize_for_struct(spec, 10**6)) + str(dataclasses.asdict(spec))
 
 
 def test_the_engine_of_the_driver_is_that_of_workers_and_retries(flow, monkeypatch):
@@ -444,6 +461,36 @@ def test_an_endpoint_that_fails_gives_error_rows_and_retry_redoes_exactly_these(
     assert cli(flow, "verify", "asked") == 0
 
 
+def test_workers_have_the_key_of_the_driver_and_no_file_has_it(flow, monkeypatch, capsys):
+    """The cluster of these tests was started without the variable, as a running one is."""
+    key = "sesame-3f1d"
+    monkeypatch.setenv("TEST_DRIVERS_KEY", key)
+
+    def plan(number: int, body: dict) -> Fault | None:
+        return status(200, {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "a red circle"}}]})
+
+    with FakeEndpoint(plan) as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url, "api_key_env": "TEST_DRIVERS_KEY"}}
+        config = CONFIGS["caption"] | {
+            "output": "keyed",
+            "captioners": [{"name": "far", "llm": llm}],
+            "min_captions": 1,
+        }
+        (flow / "keyed.yaml").write_text(yaml.safe_dump(config))
+        command = ("caption", "--config", "keyed.yaml", "engine.pool.max_size=1", "min_captions=1")
+        assert cli(flow, *command) == 0
+        asked_for = [post.headers.get("Authorization") for post in server.seen]
+        monkeypatch.delenv("TEST_DRIVERS_KEY")
+        assert cli(flow, *command, "output=keyless") == 2
+    said = capsys.readouterr()
+    assert "the environment variable TEST_DRIVERS_KEY (endpoint.api_key_env) is not set" in said.err
+    assert asked_for == [f"Bearer {key}"] * N
+    assert key not in said.out + said.err
+    for folder in (flow, Path(ray._private.worker._global_node.get_logs_dir_path())):
+        found = [file for file in folder.rglob("*") if file.is_file() and key.encode() in file.read_bytes()]
+        assert not found
+
+
 def test_a_server_that_stays_away_stops_the_job_and_the_same_command_goes_on(flow, capsys):
     """It answers ten requests, then a gateway answers for it. No row is an error: chunks stay pending."""
     page = status(502, "<html>no upstream</html>")
@@ -482,6 +529,20 @@ def test_vllm_on_ray_says_the_same(flow):
     assert found.keys() == reference.keys()
     assert sum(found[key] == reference[key] for key in found) >= 0.9 * len(found)
     assert {row["finish_reason"] for row in rows(flow, "by_vllm")} == {"stop"}
+
+
+@vllm
+def test_why_vllms_engine_does_not_start_is_told(flow, capsys):
+    """It ends in a process of its own, which only writes why."""
+    kwargs = "generalize.llm.vllm.engine_kwargs={kv_cache_memory_bytes: 4096}"
+    args = ("output=unstarted", "generalize.llm.engine=vllm", "generalize.llm.dtype=float32", kwargs)
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 2
+    said = capsys.readouterr().err
+    assert "vLLM's engine does not start: ValueError: No available memory for the cache blocks" in said
+    assert "llm.vllm.engine_kwargs" in said
+    assert "Traceback" not in said
+    (log,) = re.findall(r"all that vLLM said is in (\S+)", said)
+    assert "No available memory for the cache blocks" in Path(log).read_text()
 
 
 @vllm

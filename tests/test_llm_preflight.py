@@ -17,7 +17,7 @@ from raysys.errors import InputError, MissingExtra
 from raysys.llm.build import build_generator, identity, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
-from raysys.llm.folder import may_run_code
+from raysys.llm.folder import may_run_code, model_folder
 from raysys.llm.instructions import translate_prompt
 from raysys.llm.preflight import preflight
 from raysys.llm.render import Renderer
@@ -75,6 +75,24 @@ def test_an_incomplete_folder_is_named(models, tmp_path, model, missing, said):
     with pytest.raises(InputError, match=said) as error:
         preflight(llm(folder), ["x"], max_tokens=8)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_package_that_a_processor_lacks_is_named(models, tmp_path):
+    """Qwen2-VL's needs torchvision; the folder is complete, and copying more files into it would help nobody."""
+    folder = copied(model_folder("zoo:rewriter"), tmp_path / "qwen", without="generation_config.json")
+    processor = {"processor_class": "Qwen2VLProcessor"}
+    words = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(words | processor))
+    images = {"image_processor_type": "Qwen2VLImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | images))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    for use in (lambda: preflight(llm(folder), ["x"], 8), lambda: Renderer(llm(folder), folder)):
+        with pytest.raises(InputError, match="requires the Torchvision library") as error:
+            use()
+        assert "pip install torchvision" in error.value.fix
+        assert "copy" not in error.value.fix
+        assert str(folder) in error.value.what
 
 
 def test_wrong_uses_of_a_model_are_refused(models, tmp_path):
@@ -160,6 +178,26 @@ def test_prompt_image_and_answer_must_fit_into_the_context(models):
         preflight(llm(models / "blip2"), ["a photo of"], 129 - seen, image_size=(9, 9))
 
 
+def test_pictures_are_measured_with_the_settings_that_vllm_gives_its_processor(models, tmp_path):
+    """Qwen2-VL's max_pixels and the like; here the side of a LLaVA's pictures, in patches of 8×8."""
+    llava = tiny_llm.write_llava(tmp_path / "llava")
+
+    def tokens(engine: str = "vllm", **vllm) -> int:
+        return preflight(llm(llava, engine, vllm=vllm), ["x"], 8, (64, 64))["prompt_tokens"]
+
+    def sized(size: object, **more) -> dict:
+        return {"engine_kwargs": {"mm_processor_kwargs": {"size": size, "crop_size": size, **more}}}
+
+    side = {"height": 16, "width": 16}
+    assert tokens() - tokens(**sized(side)) == tiny_llm.N_LLAVA_TOKENS - (16 // 8) ** 2
+    assert tokens(**sized(side, device="cuda")) == tokens(**sized(side)), "the driver may have no GPU"
+    assert tokens("transformers", **sized(side)) == tokens("transformers")
+    with pytest.raises(InputError, match=r"\n.*mm_processor_kwargs"):
+        tokens(**sized("x"))
+    with pytest.raises(InputError, match="mm_processor_kwargs = 'x' is no mapping"):
+        tokens(engine_kwargs={"mm_processor_kwargs": "x"})
+
+
 def test_settings_that_are_ours_are_not_passed_through():
     with pytest.raises(InputError, match="trust_remote_code is set by"):
         validate(LlmConfig, {"model": "m", "vllm": {"engine_kwargs": {"trust_remote_code": True}}}, "test")
@@ -175,6 +213,7 @@ PARTS = (
     "{% for m in messages %}<{{ m['role'] }}>{% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}[picture]{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}<assistant>"
 )
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 STRINGS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 
 
@@ -192,6 +231,20 @@ def test_chat_templates_with_parts_and_with_strings(models, tmp_path, template, 
     assert renderer.prompt(Request("r", "why?", SamplingConfig())) == "<system>Be brief.<user>why?<assistant>"
     placed = Renderer(llm(folder, template=f"{tiny_llm.IMAGE} {{prompt}}", prompt_format="completion"), folder)
     assert placed.prompt(asked) == f"{tiny_llm.IMAGE} what is it?"
+
+
+def test_a_template_that_refuses_what_is_said_is_named(models, tmp_path):
+    """Gemma's takes no system message; Mistral's raise for other reasons."""
+    folder = copied(models / "chat", tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(NO_SYSTEM + STRINGS)
+    assert preflight(llm(folder), ["x"], 8)["format"] == "chat"
+    with pytest.raises(InputError, match="System role not supported") as error:
+        preflight(llm(folder, system="Be brief."), ["x"], 8)
+    assert "llm.system" in str(error.value)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(InputError, match="roles must alternate") as error:
+        preflight(llm(folder), ["x"], 8)
+    assert "llm.system" not in str(error.value)
 
 
 def test_a_start_token_is_there_once(models):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -63,11 +64,33 @@ def language_stage(
 ) -> tuple[Callable[..., RowStage], tuple]:
     """(factory, arguments) of a stage that holds an engine: `called_for(args[0], item)` names the rows of an item.
 
+    The key of an endpoint travels with them: workers of a running cluster do not have the driver's environment.
+
     Raises InputError when the model of `args[0]` and the pool disagree about GPUs.
     """
-    _check_gpus(args[0].llm, pool)
+    llm = args[0].llm
+    _check_gpus(llm, pool)
+    if llm.is_remote and (variable := llm.endpoint.api_key_env) and (key := os.environ.get(variable)):
+        build = _WithKey(build, variable, key)
     share = 1.0 / pool.max_size  # of a rate limit: all workers together keep it
     return RowStage, (name, build, (*args, share), partial(called_for, *args))
+
+
+class _WithKey:
+    """`build`, after the key was put into the worker's environment.
+
+    No dataclass: Ray Data turns those into records of a pipeline with all their values, which may be written to files.
+    """
+
+    def __init__(self, build: Callable[..., Callable[[pa.Table], Rows]], variable: str, key: str) -> None:
+        self._build, self._variable, self._key = build, variable, key
+
+    def __call__(self, *args: Any) -> Callable[[pa.Table], Rows]:
+        os.environ[self._variable] = self._key
+        return self._build(*args)
+
+    def __repr__(self) -> str:
+        return f"{getattr(self._build, '__name__', self._build)} with the key in {self._variable}"
 
 
 def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:

@@ -53,7 +53,7 @@ def preflight(
     model_config = load_config(folder, trust)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model folder {folder} holds no .safetensors file", "save the model with safetensors")
-    renderer = Renderer(config, folder, trust)
+    renderer = Renderer(config, folder, trust, _processor_kwargs(config) if engine == "vllm" else None)
     if image_size is not None and renderer.processor is None:
         raise InputError(f"model {folder} takes no images", "use an image-text model: BLIP-2, Qwen2-VL, LLaVA …")
     own = context_length(model_config)
@@ -117,14 +117,33 @@ def _needed(n_prompt: int, max_tokens: int, is_encoder_decoder: bool) -> int:
 
 
 def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) -> int:
+    from jinja2 import TemplateError
+
     image = None if image_size is None else np.zeros((image_size[1], image_size[0], 3), np.uint8)
     try:
         return renderer.count(Request("preflight", text, SamplingConfig(), image=image))
+    except TemplateError as exc:  # what a template raises itself, too: Gemma's knows no system message
+        raise InputError(
+            f"the model's chat template refuses the prompt: {exc}",
+            "leave llm.system out and put its words into llm.template"
+            if renderer.config.system is not None
+            else "set prompt_format: completion, or repair the template in the model's folder",
+        ) from exc
     except (ValueError, TypeError, KeyError, RuntimeError) as exc:
         raise InputError(
             f"the model's processor refuses the prompt: {type(exc).__name__}: {exc}",
             "give the prompt as the model was trained to see it: template, prompt_format, image placeholder",
         ) from exc
+
+
+def _processor_kwargs(config: LlmConfig) -> dict[str, Any]:
+    """What vLLM gives the model's processor, which can change how many tokens an image has."""
+    kwargs = config.vllm.engine_kwargs.get("mm_processor_kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise InputError(
+            f"llm.vllm.engine_kwargs: mm_processor_kwargs = {kwargs!r} is no mapping", "give names: values"
+        )
+    return {name: value for name, value in kwargs.items() if name != "device"}  # the driver may have none of it
 
 
 def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:

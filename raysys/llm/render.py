@@ -6,7 +6,7 @@ Chat: the model's own template, with an image part where the model has eyes. Com
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,19 @@ _PROBE = "probe7"
 class Renderer:
     """Tokenizer and, for models with eyes, processor of one model folder. Thread-safe."""
 
-    def __init__(self, config: LlmConfig, folder: Path, trust_remote_code: bool = False) -> None:
-        """Read tokenizer and processor; InputError when they are missing or the format does not fit the model."""
+    def __init__(
+        self,
+        config: LlmConfig,
+        folder: Path,
+        trust_remote_code: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Read tokenizer and processor; InputError when they are missing or the format does not fit the model.
+
+        processor_kwargs: what stands above the processor's own settings, where images are to be measured.
+        """
         self.config = config
-        loaded = _load_processor(folder, trust_remote_code)
+        loaded = _load_processor(folder, trust_remote_code, processor_kwargs or {})
         self.processor = loaded if hasattr(loaded, "image_processor") else None
         self.tokenizer = loaded.tokenizer if self.processor is not None else loaded
         self._lock = threading.Lock()  # fast tokenizers do not like to be shared between threads
@@ -144,7 +153,7 @@ def _excerpt_in(message: str, text: str) -> bool:
     return any(text[i : i + EXCERPT] in message for i in starts)
 
 
-def _load_processor(folder: Path, trust_remote_code: bool) -> Any:
+def _load_processor(folder: Path, trust_remote_code: bool, kwargs: Mapping[str, Any]) -> Any:
     from transformers import AutoProcessor
 
     fix = "copy tokenizer.json, tokenizer_config.json and processor_config.json beside the weights"
@@ -152,14 +161,32 @@ def _load_processor(folder: Path, trust_remote_code: bool) -> Any:
         # Without this transformers may make an empty tokenizer of the model's type.
         raise InputError(f"model folder {folder} has no tokenizer", fix)
     try:
-        loaded = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as exc:
+        loaded = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True, **kwargs
+        )
+    except ImportError as exc:
+        raise _lacks_package(folder, exc) from exc
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
         reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+        if kwargs:
+            fix = "correct llm.vllm.engine_kwargs.mm_processor_kwargs; where they are left out as well: " + fix
         raise InputError(f"tokenizer or processor of model folder {folder} cannot be loaded: {reason}", fix) from exc
     tokenizer = getattr(loaded, "tokenizer", loaded)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return loaded
+
+
+def _lacks_package(folder: Path, exc: ImportError) -> InputError:
+    """A processor that needs more than raysys does: the folder is as it should be."""
+    said = str(exc).strip().partition("\n")[0].partition(". ")[0]
+    fix = "install what it names in this environment, and on every node with workers"
+    if "torchvision" in said.lower():
+        fix = (
+            "pip install torchvision, the build of your torch (beside a CPU build of torch with "
+            "--index-url https://download.pytorch.org/whl/cpu); on a cluster on every node"
+        )
+    return InputError(f"the processor of model folder {folder} lacks a package: {said}", fix)
 
 
 def _chat_template(processor: Any, tokenizer: Any) -> str | None:

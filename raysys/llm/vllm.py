@@ -30,6 +30,7 @@ from PIL import Image
 from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, EngineDied, Failure, Reply, Request
+from raysys.llm.engine_log import last_error, own_logs
 from raysys.llm.folder import may_run_code, model_folder, saved_dtype
 from raysys.llm.render import Renderer, redacted, too_long, unknown_adapter
 from raysys.llm.seeds import draw_seed
@@ -53,6 +54,9 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 """Defaults for vLLM's own variables; what is set already stays."""
+
+_NOT_STARTED = "Engine core initialization failed"
+"""vLLM's words where the cause is known to the engine's processes only."""
 
 _starting = threading.Lock()
 
@@ -265,7 +269,7 @@ async def _start(arguments: dict[str, Any], config: LlmConfig) -> tuple[Any, dic
     except ValueError as exc:
         reason = next((line for line in str(exc).splitlines()[1:] if line.strip()), str(exc)).strip()
         raise InputError(f"vLLM refuses {arguments['model']}: {reason}", "correct the settings of llm.vllm") from exc
-    with _starting, _engine_ends_with_this_process():
+    with _starting, _engine_ends_with_this_process(), _cause_is_told():
         engine = AsyncLLM.from_vllm_config(settings, stat_loggers=loggers, disable_log_stats=True)
     adapters = {
         name: LoRARequest(name, number, str(Path(folder).resolve()))
@@ -308,6 +312,24 @@ def lora_rank(config: LlmConfig) -> int:
             raise InputError(f"adapter {name}: {folder} has rank {rank!r}", f"vLLM takes 1 to {largest} here")
         needed = max(needed, rank)
     return next(rank for rank in _LORA_RANKS if rank >= needed)
+
+
+@contextmanager
+def _cause_is_told() -> Iterator[None]:
+    """Of an engine core that ends while it starts, vLLM says only that it did: its own process has written why."""
+    logs = own_logs()
+    try:
+        yield
+    except RuntimeError as exc:
+        if _NOT_STARTED not in str(exc):
+            raise
+        found = last_error(logs)
+        cause, place = found or (str(exc), "the output of this process")
+        raise InputError(
+            f"vLLM's engine does not start: {cause}",
+            "change llm.vllm.engine_kwargs, llm.max_model_len or llm.dtype, or take a larger GPU; "
+            f"all that vLLM said is in {place} on {platform.node()}",
+        ) from exc
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""What an engine's processes write while they start: the cause of a failure that they tell nobody else."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+_CAUSE = re.compile(
+    r"^(?:\(\S+ pid=\d+\) ?)?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] ?)?"  # vLLM's process, its logger
+    r"((?:\w+\.)*\w*(?:Error|Exception)(?:: .*)?)$"
+)
+"""The last line of a traceback."""
+
+_NO_CAUSE = "root cause"
+"""In the errors of those who only saw that another process has failed."""
+
+_MAX_CHARS = 600
+_MAX_BYTES = 4 * 2**20
+"""Of a log's end: the cause stands there."""
+
+
+def own_logs() -> dict[Path, int]:
+    """{file: its bytes so far} of stdout and stderr, which processes started from here write to as well.
+
+    In Ray's workers these are log files; what is a terminal or a pipe cannot be read again and is left out.
+    """
+    found: dict[Path, int] = {}
+    for number in (1, 2):
+        try:
+            state = os.fstat(number)
+            if stat.S_ISREG(state.st_mode):
+                found[Path(os.readlink(f"/proc/self/fd/{number}"))] = state.st_size
+        except OSError:  # closed, or a system without /proc
+            continue
+    return found
+
+
+def last_error(logs: Mapping[Path, int]) -> tuple[str, Path] | None:
+    """(the last error that was written to `logs` since they were that long, the file that has it); None without one."""
+    for file, start in sorted(logs.items(), key=lambda item: item[0].suffix != ".err"):
+        try:
+            with file.open("rb") as log:
+                log.seek(max(start, file.stat().st_size - _MAX_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        errors = [match[1] for line in lines if (match := _CAUSE.match(line)) and _NO_CAUSE not in line]
+        if errors:
+            return errors[-1][:_MAX_CHARS], file
+    return None
