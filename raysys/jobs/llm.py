@@ -21,7 +21,7 @@ from raysys.llm.preflight import preflight
 C = TypeVar("C", bound=Config)
 
 CHUNKS_IN_FLIGHT = 3
-"""While one chunk ends, with ever fewer rows in the engine, others fill it; one is being checked and scored meanwhile."""
+"""While one chunk ends, with ever fewer rows in the engine, others fill it; one is checked and scored meanwhile."""
 
 
 def pinned(section: C) -> C:
