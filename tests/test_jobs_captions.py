@@ -215,6 +215,15 @@ def test_guided_keeps_the_most_general_candidate_that_means_the_same(flow, capsy
     assert rows(flow, "guided") == found
 
 
+def test_a_level_without_any_kept_caption_stands_in_the_summary(flow, capsys):
+    guided = "generalize.guided={candidates: 2, min_similarity: 1.0, max_rounds: 1}"
+    args = ("output=none_like_it", "generalize.levels=[five_words]", guided, "--limit", "3")
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 0
+    assert {row["outcome"] for row in rows(flow, "none_like_it")} == {"rejected"}
+    (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("five_words")]
+    assert line == ["five_words", "0", "–", "–", "–", "–"]
+
+
 def test_a_second_run_does_nothing_and_tables_are_whole(flow, capsys):
     for job in CONFIGS:
         assert cli(flow, job, "--config", f"{job}.yaml") == 0
