@@ -185,6 +185,7 @@ class Progress:
             "unit": self.unit,
             "elapsed_s": round(now_s - self._began_s, 3),
             "rate": self.rate,
+            "eta_s": self.eta_s,
         }
         if self._counts is not None:
             record |= {"rejected": self._counts.n_rejected, "error": self._counts.n_error}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import accumulate
+from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pytest
 
 from raysys.engine.config import EngineConfig, PoolConfig
+from raysys.engine.map import run_map
+from raysys.engine.map_job import MapJob, StageSpec
 from raysys.engine.meters import SILENT_S, Gate, Gauge, Meters
 from raysys.engine.metrics_file import appended
+from raysys.outcomes import kept
 from raysys.progress import Progress
-from raysys.tables import Store
+from raysys.rows import TEXT_STATES
+from raysys.tables import Chunk, InputPart, Store, open_output
 
 
 def test_meters_sum_reports_and_forget_the_rows_of_silent_workers():
@@ -92,3 +99,52 @@ def test_chunks_in_the_object_store_are_bounded_without_being_told():
     pool = PoolConfig(max_size=4, chunks_in_flight=3)
     assert EngineConfig(pool=pool).chunks_read == 32
     assert EngineConfig(pool=pool, max_chunks_read=5).chunks_read == 5
+
+
+SLOW_TO_FREE = 3
+"""Chunks above the limit that docs/jobs.md allows for."""
+
+
+def slow_stage() -> type:
+    """A stage that everything waits for. Made here: the cluster's workers do not know this module."""
+
+    class Slow:
+        name = "slow"
+
+        def __call__(self, items: pa.Table) -> list[dict]:
+            time.sleep(0.2)
+            return [self.failed(item, kept())[0] for item in items.to_pylist()]
+
+        def failed(self, item: dict, fate: dict) -> list[dict]:
+            return [{"row_id": item["row_id"], **fate}]
+
+    return Slow
+
+
+def most_read(folder: Path, **settings) -> int:
+    """The most chunks at one moment that were read but not committed, by the times of the files that both leave."""
+    n_chunks = 16
+    output = open_output(str(folder / "table"), TEXT_STATES, "slow", {}, [InputPart("p", "/in", n_chunks, "s")], 1)
+    read = folder / "read"
+    read.mkdir(parents=True)
+
+    def load(chunk: Chunk) -> pa.Table:
+        (read / chunk.name).touch()
+        return pa.table({"row_id": [str(i) for i in range(chunk.start, chunk.stop)]})
+
+    pool = PoolConfig(num_cpus=0.5)  # not as much as a reader: Ray would do both in one worker, and nothing would wait
+    engine = EngineConfig(pool=pool, **settings)
+    result = run_map(MapJob(output, load, StageSpec(slow_stage()), heavy=True, engine=engine))
+    assert result.n_chunks == n_chunks
+    parts = list((folder / "table").glob("slow-*/*.parquet"))
+    assert len(parts) == len(list(read.iterdir())) == n_chunks
+    times = [(path.stat().st_mtime_ns, 1) for path in read.iterdir()] + [(p.stat().st_mtime_ns, -1) for p in parts]
+    return max(accumulate(step for _, step in sorted(times)))
+
+
+@pytest.mark.timeout(300)
+def test_no_more_chunks_are_read_than_the_limit_allows(ray_local: Path, tmp_path: Path):
+    """Real readers before a slow worker; with a limit that never holds they run ahead, so this can fail."""
+    limit = 3
+    assert limit <= most_read(tmp_path / "limited", max_chunks_read=limit) <= limit + SLOW_TO_FREE
+    assert most_read(tmp_path / "unlimited", max_chunks_read=1000) > limit + SLOW_TO_FREE

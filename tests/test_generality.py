@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripted_generator import ScriptedGenerator
 
 from benchmarks.wordnet_walk import WORDNET, WordNetFiles
 from raysys.captions import generality, wordnet, wordnet_build
+from raysys.captions.ask import Question, ask, seed_of
+from raysys.captions.checks import ChecksConfig, problem
 from raysys.captions.generality import MAX_CHARACTERS, SCORES, mean_scores, score, score_doc
 from raysys.captions.nlp import load_pipeline, pipeline_name
 from raysys.captions.tagger import analysis_of
 from raysys.captions.wordnet import MEAN_HYPONYMS, MEAN_MIN_DEPTH, NounTable, load_nouns
 from raysys.errors import InputError
+from raysys.llm.contract import Request, SamplingConfig
+from raysys.rows import CAPTIONS
 from raysys.scenes import caption, sample_scene
 
 ORIGINAL = "2-Ton Multi-Directional Roller Head Pipe Welding Stands"
@@ -371,6 +378,53 @@ def test_100k_captions_in_bounded_memory(rules) -> None:
         if n % 5000 == 0:
             peak = max(peak, resident_kib())
     assert n == 100_000
+    assert peak - before < 64 * 1024
+
+
+CHUNK, CHECKS = 500, ChecksConfig()
+
+
+@pytest.mark.slow
+def test_100k_caption_rows_through_checks_and_scores_in_bounded_memory(rules) -> None:
+    """Chunk by chunk as the jobs do. Every tenth caption is a loop at first, every hundredth for good."""
+
+    def script(request: Request) -> list[str]:
+        number = int(request.id)
+        bad = number % 100 == 0 or (number % 10 == 0 and request.sampling.temperature == 0)
+        letters = "".join(random.Random(number).choices("abcdefghijklmnop", k=8))
+        return ["a red star " * 9 if bad else f"a {letters} star {number} left of a blue ring"]
+
+    def rows_of(start: int) -> list[dict]:
+        questions = [
+            Question(
+                Request(str(i), "", SamplingConfig(), seed_of(0, str(i))),
+                partial(problem, language="en", config=CHECKS),
+            )
+            for i in range(start, start + CHUNK)
+        ]
+        answers = ask(generator, questions, CHECKS, "caption")
+        generator.asked.clear()  # the script keeps what engines do not
+        rows = [{"caption_id": str(start + i)} | answer.columns for i, answer in enumerate(answers)]
+        kept = [row for row in rows if row["outcome"] == "kept"]
+        for row, scores in zip(kept, score([row["text"] for row in kept], rules), strict=True):
+            row["gs"] = scores.gs
+        return CAPTIONS.table(rows).to_pylist()
+
+    generator = ScriptedGenerator(script)
+    before, peak, found = None, 0, Counter()
+    for start in range(0, 120_000, CHUNK):
+        rows = rows_of(start)
+        assert all((row["gs"] is None) == (row["outcome"] == "rejected") for row in rows)
+        if start < 20_000:
+            continue
+        found.update((row["outcome"], row["reason"], row["attempts"]) for row in rows)
+        before = resident_kib() if before is None else before
+        peak = max(peak, resident_kib())
+    assert found == {
+        ("kept", None, 1): 90_000,
+        ("kept", None, 2): 9_000,
+        ("rejected", "repetition", CHECKS.max_resamples + 1): 1_000,
+    }
     assert peak - before < 64 * 1024
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -28,6 +29,9 @@ from fake_endpoint import FakeEndpoint, Fault, prompt_of, status
 from processes import engines_of, finish, start, wait_for
 from ray import cloudpickle
 
+from raysys.captions.generality import score
+from raysys.captions.generalize import GeneralizeConfig, generalization_problem
+from raysys.captions.nlp import load_pipeline
 from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
 from raysys.cli import main
 from raysys.engine.config import PoolConfig
@@ -35,11 +39,15 @@ from raysys.engine.map_job import StageSpec
 from raysys.errors import InputError
 from raysys.jobs.generalize import summary_of_levels
 from raysys.jobs.llm import language_stage
+from raysys.llm.build import build_generator
 from raysys.llm.config import LlmConfig
+from raysys.llm.contract import Request, SamplingConfig
+from raysys.llm.instructions import generalize_prompt
 from raysys.llm.preflight import GAUGES_NEED
 from raysys.models import zoo
 from raysys.outcomes import kept
 from raysys.rows import CAPTIONS, TEXT_STATES
+from raysys.similarity.texts import embed_words
 from raysys.tables import InputPart, commit_part, open_output, open_table
 
 pytestmark = pytest.mark.timeout(900)
@@ -152,6 +160,24 @@ def test_the_summary_counts_generalized_captions_only(flow, tmp_path):
     assert summary_of_levels(str(tmp_path / "both")) == expected
 
 
+def test_metrics_say_how_fast_how_full_and_how_long(flow):
+    """One JSON object per interval and one at the end, for plots and whoever waits; tokens as the rows count them."""
+    (folder,) = (flow / "captions").glob("caption-zoo-*/_run")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    always = {"time", "stage", "done", "total", "unit", "elapsed_s", "rate", "eta_s", "rejected", "error"}
+    metered = {"prompt_tokens/s", "completion_tokens/s", "in_flight"}
+    assert all(record.keys() - {"status"} == always | metered for record in records)
+    last = records[-1]
+    assert (last["status"], last["done"], last["total"], last["unit"]) == ("done", N, N, "rows")
+    assert (last["rejected"], last["error"], last["eta_s"]) == (0, 0, 0.0)
+    assert last["rate"] > 0
+    for name in ("prompt_tokens", "completion_tokens"):
+        n_tokens = sum(row[name] for row in rows(flow, "captions"))
+        assert summary["meters"][name] == n_tokens
+        assert last[f"{name}/s"] * last["elapsed_s"] == pytest.approx(n_tokens, rel=0.01)
+
+
 def test_generalized_captions_become_text_states(flow, capsys):
     wanted = {
         r["row_id"]: r["text"] for r in rows(flow, "generalized") if r["caption_id"].endswith("/zoo/photo/general")
@@ -161,6 +187,60 @@ def test_generalized_captions_become_text_states(flow, capsys):
     assert len(states) == N
     assert cli(flow, "encode", "--config", "encode.yaml", "captions.which=null", "text_states=other") == 2
     assert "zoo/photo/five_words, zoo/photo/general, zoo/picture/five_words" in capsys.readouterr().err
+
+
+def test_guided_keeps_the_most_general_candidate_that_means_the_same(flow, capsys):
+    """The candidates are drawn again from what each row records, and the best of them is looked for by hand."""
+    floor, n = 0.3, 6
+    guided = f"generalize.guided={{candidates: {n}, temperature: 1.3, min_similarity: {floor}, max_rounds: 2}}"
+    args = ("--config", "generalize.yaml", "output=guided", "which=zoo/photo", guided, "--limit", "6")
+    assert cli(flow, "generalize", *args) == 0
+    said = capsys.readouterr().out
+    found = rows(flow, "guided")
+    assert len(found) == 2 * len({row["source_caption_id"] for row in found}) >= 6
+
+    config = GeneralizeConfig.model_validate({"llm": REWRITER})
+    engine, nlp = build_generator(config.llm), load_pipeline("auto")
+    below, several = 0, 0
+    for row in found:
+        sampling = SamplingConfig.model_validate_json(row["sampling"])
+        assert sampling.temperature == 1.3
+        prompt = generalize_prompt(row["level"], row["source_text"])
+        (reply,) = engine.generate([Request(row["caption_id"], prompt, sampling, n=n, seed=row["seed"])])
+        texts = {config.checks.clean(c.text): c.finish_reason for c in reply}
+        good = [t for t, end in texts.items() if not generalization_problem(t, end, row["level"], config.checks)]
+        vectors, source = embed_words(good), embed_words([row["source_text"]])[0]
+        means_the_same = [t for t, vector in zip(good, vectors, strict=True) if vector @ source >= floor]
+        below, several = below + len(good) - len(means_the_same), several + (len(means_the_same) > 1)
+        scores = {g.text: g.gs for g in score(means_the_same, nlp)}
+        if row["outcome"] == "kept":
+            assert row["gs"] == pytest.approx(max(scores.values()))
+            assert row["text"] == max(scores, key=scores.__getitem__)
+            assert row["similarity"] >= floor
+        else:
+            assert (row["outcome"], scores, row["attempts"]) == ("rejected", {}, 2)
+    assert below, "the floor kept nothing out"
+    assert several, "there was never a choice"
+
+    for level in ("general", "five_words"):
+        kept = [row for row in found if row["outcome"] == "kept" and row["level"] == level]
+        (line,) = [line.split() for line in said.splitlines() if line.startswith(level)]
+        means = [np.mean([row[name] for row in kept]) for name in ("source_gs", "gs", "similarity")]
+        changed = np.mean([row["text"] != row["source_text"] for row in kept])
+        assert (line[0], line[1], line[-1]) == (level, str(len(kept)), f"{changed:.0%}")
+        assert [float(word) for word in line[2:-1]] == pytest.approx(means, abs=0.006)
+    assert cli(flow, "generalize", *args) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert rows(flow, "guided") == found
+
+
+def test_a_level_without_any_kept_caption_stands_in_the_summary(flow, capsys):
+    guided = "generalize.guided={candidates: 2, min_similarity: 1.0, max_rounds: 1}"
+    args = ("output=none_like_it", "generalize.levels=[five_words]", guided, "--limit", "3")
+    assert cli(flow, "generalize", "--config", "generalize.yaml", *args) == 0
+    assert {row["outcome"] for row in rows(flow, "none_like_it")} == {"rejected"}
+    (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("five_words")]
+    assert line == ["five_words", "0", "–", "–", "–", "–"]
 
 
 def test_a_second_run_does_nothing_and_tables_are_whole(flow, capsys):
@@ -516,6 +596,67 @@ def test_a_server_that_stays_away_stops_the_job_and_the_same_command_goes_on(flo
         assert cli(flow, "generalize", "--config", "late.yaml") == 0
     assert Counter(row["outcome"] for row in rows(flow, "late")) == {"kept": 2 * N}
     assert cli(flow, "verify", "late") == 0
+
+
+DEADLY = """import importlib.util
+import os
+import sys
+from pathlib import Path
+
+MARKER, PICTURE = Path({marker!r}), {picture!r}
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "raysys.llm.transformers":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (load(module), poison(module.TransformersGenerator))
+        return spec
+
+
+def poison(engine):
+    generate = engine.generate
+
+    def deadly(self, requests):
+        if MARKER.exists() and any(request.id.startswith(PICTURE) for request in requests):
+            os._exit(1)
+        return generate(self, requests)
+
+    engine.generate = deadly
+
+
+sys.meta_path.insert(0, Finder())
+"""
+"""A sitecustomize for workers: their engine takes the process with it when it is asked about one picture."""
+
+
+@pytest.mark.slow
+def test_a_picture_that_kills_its_engine_again_and_again_is_alone_to_blame(flow, tmp_path, capsys):
+    """All its captions end as `worker_died`, its neighbours' are made, and `retry` redoes it after the repair."""
+    reference = {row["caption_id"]: row["text"] for row in rows(flow, "captions")}
+    victim, marker = rows(flow, "samples", None)[7]["row_id"], tmp_path / "broken"
+    marker.touch()
+    (tmp_path / "sitecustomize.py").write_text(DEADLY.format(marker=str(marker), picture=f"{victim}/"))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pool = f"engine.pool={{runtime_env: {{env_vars: {{PYTHONPATH: {json.dumps(path)}}}}}}}"
+    assert cli(flow, "caption", "--config", "caption.yaml", "output=poisoned", pool) == 0
+    found = {row["caption_id"]: row for row in rows(flow, "poisoned")}
+    assert found.keys() == reference.keys()
+    failed = {key: row["reason"] for key, row in found.items() if row["outcome"] == "error"}
+    assert failed == {f"{victim}/zoo/{prompt}": "worker_died" for prompt in ("photo", "picture")}
+    assert all(row["outcome"] == "kept" for key, row in found.items() if key not in failed)
+    assert cli(flow, "verify", "poisoned") == 0
+
+    marker.unlink()
+    assert cli(flow, "retry", "poisoned") == 0
+    assert "no errors left" in capsys.readouterr().out
+    found = rows(flow, "poisoned")
+    assert Counter(row["outcome"] for row in found) == {"kept": 2 * N}
+    assert {row["caption_id"] for row in found} == reference.keys()
+    assert cli(flow, "verify", "poisoned") == 0
 
 
 @vllm

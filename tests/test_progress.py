@@ -152,6 +152,7 @@ def test_metrics_records_are_json_lines(clock, tmp_path):
     assert [r["done"] for r in records] == [25, 50, 75, 100, 100]
     assert records[1]["loss"] == pytest.approx(1 / 50)
     assert records[1]["rate"] == pytest.approx(5)
+    assert [r["eta_s"] for r in records] == pytest.approx([15, 10, 5, 0, 0])
     assert [r.get("status") for r in records] == [None] * 4 + ["done"]
 
 

@@ -19,6 +19,7 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import TableJob, run_table
 from raysys.llm.build import identity, revision
 from raysys.llm.instructions import GENERALIZE, generalize_prompt
+from raysys.outcomes import KEPT
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.similarity.texts import text_embedder_identity
 from raysys.tables import TableView, open_table
@@ -97,12 +98,17 @@ def _captions(config: JobConfig) -> TableView:
 
 
 def summary_of_levels(table: str) -> dict[str, dict[str, float]]:
-    """{level: {"n", "gs_before", "gs_after", "similarity", "changed"}}: means over kept rows, part by part."""
+    """{level: {"n", "gs_before", "gs_after", "similarity", "changed"}}: means over the `n` kept rows, part by part.
+
+    Of a level without kept rows there is nothing but "n": 0; similarity is there where it was measured.
+    """
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    columns = ["level", "text", "source_text", "gs", "source_gs", "similarity"]
-    for rows in open_table(table, CAPTIONS).of(PRODUCER).rows(columns):
+    columns = ["level", "text", "source_text", "gs", "source_gs", "similarity", "outcome"]
+    for rows in open_table(table, CAPTIONS).of(PRODUCER).rows(columns, outcome=None):
         for row in rows.to_pylist():
             level = sums[row["level"]]
+            if row["outcome"] != KEPT:
+                continue
             level["n"] += 1
             level["gs_before"] += row["source_gs"]
             level["gs_after"] += row["gs"]
@@ -118,8 +124,6 @@ def summary_of_levels(table: str) -> dict[str, dict[str, float]]:
 def _print_levels(levels: dict[str, dict[str, float]]) -> None:
     print(f"{'level':<12} {'captions':>9} {'GS before':>10} {'after':>7} {'similarity':>11} {'changed':>8}")
     for level, s in levels.items():
-        similarity = f"{s['similarity']:.3f}" if "similarity" in s else "–"
-        print(
-            f"{level:<12} {s['n']:>9,} {s['gs_before']:>10.2f} {s['gs_after']:>7.2f} {similarity:>11} "
-            f"{s['changed']:>8.0%}"
-        )
+        shown = {"gs_before": (10, ".2f"), "gs_after": (7, ".2f"), "similarity": (11, ".3f"), "changed": (8, ".0%")}
+        means = [f"{format(s[name], spec) if name in s else '–':>{width}}" for name, (width, spec) in shown.items()]
+        print(f"{level:<12} {s['n']:>9,}", *means)
