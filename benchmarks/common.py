@@ -42,12 +42,15 @@ def record(name: str, results: Mapping[str, Any]) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory in GiB, system, and how busy other work kept the machine."""
+    """CPU model, usable cores, memory in GiB, GPUs, system, and how busy other work kept the machine."""
+    import torch
+
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "load_average_1min": round(os.getloadavg()[0], 2),
     }
