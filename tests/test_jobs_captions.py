@@ -172,6 +172,7 @@ def test_metrics_say_how_fast_how_full_and_how_long(flow):
     assert (last["status"], last["done"], last["total"], last["unit"]) == ("done", N, N, "rows")
     assert (last["rejected"], last["error"], last["eta_s"]) == (0, 0, 0.0)
     assert last["rate"] > 0
+    assert max(record["in_flight"] for record in records) > 0
     for name in ("prompt_tokens", "completion_tokens"):
         n_tokens = sum(row[name] for row in rows(flow, "captions"))
         assert summary["meters"][name] == n_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.folder import may_run_code, model_folder
 from raysys.llm.instructions import translate_prompt
 from raysys.llm.preflight import preflight
-from raysys.llm.render import Renderer
+from raysys.llm.render import Renderer, redacted
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CODE = "class Model: pass\n"
@@ -196,6 +197,29 @@ def test_pictures_are_measured_with_the_settings_that_vllm_gives_its_processor(m
         tokens(**sized("x"))
     with pytest.raises(InputError, match="mm_processor_kwargs = 'x' is no mapping"):
         tokens(engine_kwargs={"mm_processor_kwargs": "x"})
+
+
+def test_a_processor_that_takes_one_prompt_at_a_time(tmp_path, monkeypatch):
+    """As the one that Phi-3-vision brings along: it splits the prompt, which must be a string."""
+    config = llm(tiny_llm.write_llava(tmp_path / "llava"), "transformers", prompt_format="completion")
+    args = (config, ["<image>\nDescribe it."], 16, (64, 48))
+    expected = preflight(*args)["prompt_tokens"]
+    renderer = Renderer(config, model_folder(config.model))
+    kind, called = type(renderer.processor), type(renderer.processor).__call__
+
+    def strict(self, *args, text, **kwargs):
+        return called(self, *args, text="".join(re.split(r"(<image>)", text)), **kwargs)
+
+    monkeypatch.setattr(kind, "__call__", strict)
+    assert preflight(*args)["prompt_tokens"] == expected
+
+
+def test_errors_do_not_quote_from_prompts():
+    """Nor an excerpt of them, as tokenizers and templates like to give."""
+    request = Request("1", "a secret meeting of three dachshunds at the harbour", SamplingConfig())
+    assert redacted(ValueError("bad token in 'three dachshunds at'"), request) == "ValueError"
+    assert redacted(ValueError(f"cannot read {request.text!r}"), request) == "ValueError"
+    assert redacted(ValueError("at the end"), request) == "ValueError: at the end"
 
 
 def test_settings_that_are_ours_are_not_passed_through():
