@@ -187,14 +187,12 @@ def test_object_stores_behave_like_the_disk(tmp_path, url):
 
 READ_AND_COUNT = """
 import os, sys
+import fsspec
 import pyarrow as pa
 from raysys.tables import open_table
 pa.set_cpu_count(8)
-view = open_table(sys.argv[1]) if "://" not in sys.argv[1] else None
-if view is None:
-    import fsspec
-    fsspec.filesystem("memory").put(sys.argv[2], "/held", recursive=True)
-    view = open_table(sys.argv[1])
+fsspec.filesystem("memory").put(sys.argv[2], "/held", recursive=True)
+view = open_table(sys.argv[1])
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
 before = len(os.listdir("/proc/self/task"))

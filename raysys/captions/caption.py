@@ -111,6 +111,13 @@ def prompts_of(config: CaptionerConfig) -> tuple[dict[str, str], dict[str, str]]
     )
 
 
+def adapters_of(config: CaptionerConfig) -> dict[str, str | None]:
+    """Name of every prompt and spare prompt → the LoRA adapter that answers, or None."""
+    prompts, spares = prompts_of(config)
+    own = config.adapter
+    return {name: own.get(name) if isinstance(own, dict) else own for name in [*prompts, *spares]}
+
+
 def _with_free_names(prompts: Mapping[str, str]) -> Mapping[str, str]:
     """ValueError on a name that would make a caption_id of another meaning."""
     for name in prompts:
@@ -155,15 +162,12 @@ def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Caption
     prompts, spares = prompts_of(config)
     if not prompts:
         raise InputError(f"captioner {config.name} has no prompts", "give at least one, it may be empty text")
-    adapters = (
-        config.adapter if isinstance(config.adapter, dict) else dict.fromkeys([*prompts, *spares], config.adapter)
-    )
     return Captioner(
         name=config.name,
         llm=llm,
         prompts=prompts,
         spare_prompts=spares,
-        adapters={name: adapters.get(name) for name in [*prompts, *spares]},
+        adapters=adapters_of(config),
         language=config.language or recipe.language,
         image_size=config.image_size or recipe.image_size,
         sampling=config.sampling,

@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raysys.captions.caption import Caption, Captioner, CaptionerConfig, captions_called_for, prompts_of, resolve
+from raysys.captions.caption import (
+    Caption,
+    Captioner,
+    CaptionerConfig,
+    adapters_of,
+    captions_called_for,
+    prompts_of,
+    resolve,
+)
 from raysys.captions.checks import ChecksConfig
 from raysys.captions.pictures import SOURCE_COLUMNS, Pictures
 from raysys.config import Config
@@ -104,7 +112,7 @@ def _with_engines(config: JobConfig, captioners: list[Captioner]) -> JobConfig:
 def _refuse_too_few(config: JobConfig) -> None:
     """A prompt that stands there twice, for the same model, brings the same caption twice."""
     asked = {
-        (c.llm.model_dump_json(), c.sampling.model_dump_json(), _adapter_of(c, name), text)
+        (c.llm.model_dump_json(), c.sampling.model_dump_json(), adapters_of(c)[name], text)
         for c in config.captioners
         for name, text in prompts_of(c)[0].items()
     }
@@ -113,10 +121,6 @@ def _refuse_too_few(config: JobConfig) -> None:
             f"min_captions = {config.min_captions}, but the captioners have {len(asked)} different prompts in all",
             "add a captioner or a prompt, or lower min_captions",
         )
-
-
-def _adapter_of(captioner: CaptionerConfig, prompt: str) -> str | None:
-    return captioner.adapter.get(prompt) if isinstance(captioner.adapter, dict) else captioner.adapter
 
 
 def _job(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from raysys.captions.caption import ORIGINAL
+from raysys.captions.caption import ORIGINAL, prompts_of
 from raysys.captions.generalize import GeneralizeConfig, Level
-from raysys.captions.recipes import RECIPES
 from raysys.config import Config
 from raysys.jobs.caption import PooledCaptioner
 
@@ -36,5 +35,4 @@ class CaptionsConfig(Config):
         if not self.captioners:
             return ORIGINAL
         first = self.captioners[0]
-        prompts = first.prompts if first.prompts is not None else RECIPES[first.recipe].prompts
-        return self.which or f"{first.name}/{next(iter(prompts))}"
+        return self.which or f"{first.name}/{next(iter(prompts_of(first)[0]))}"
