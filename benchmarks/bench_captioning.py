@@ -34,8 +34,8 @@ from PIL import Image
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-import tiny_llm
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from tests.support import tiny_llm
 
 MIN_RATIO, MIN_STEP_MS = 0.9, 20
 CHUNK_ROWS, IN_FLIGHT = 64, 3

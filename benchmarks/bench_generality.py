@@ -34,10 +34,10 @@ import numpy as np
 from common import record
 from wordnet_walk import WORDNET, ParsedWordNet, WordNetFiles
 
-from raysys.captions.generality import mean_scores, score
-from raysys.captions.nlp import load_pipeline, pipeline_name
-from raysys.captions.tagger import analysis_of
-from raysys.captions.wordnet import load_nouns
+from raysys.language.generality import mean_scores, score
+from raysys.language.nlp import load_pipeline, pipeline_name
+from raysys.language.tagger import analysis_of
+from raysys.language.wordnet import load_nouns
 from raysys.scenes import caption, sample_scene
 
 BATCH = 1000

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_ingest.py [--samples 600] [--turns 9]
 
-Bare loop: tarfile, sha256, Pillow's full decode; no captions, metadata, licences, limits or rows. Ours: listing,
+Bare loop: tarfile, sha256, Pillow's full decode; no captions, metadata, licenses, limits or rows. Ours: listing,
 indexing and ingesting the same tars (JPEG photographs of 256 to 512 px with .txt and .json), until the rows exist.
 Both run in turns in one process on one thread, so that other load meets both; the claim is the median of the turns'
 ratios, measured in CPU seconds.

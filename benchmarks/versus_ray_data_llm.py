@@ -31,14 +31,15 @@ import ray
 from bench_captioning import CHUNK_ROWS, IN_FLIGHT, MAX_NUM_SEQS, SAMPLING, SIZES, config, requests
 from common import record
 
-from raysys.engine.config import EngineConfig
+from raysys.engine.config import ClusterConfig
 from raysys.engine.map import run_map
-from raysys.engine.map_job import MapJob, StageSpec
 from raysys.llm.contract import Request
 from raysys.llm.vllm import VllmGenerator, engine_arguments
 from raysys.outcomes import kept
 from raysys.rows import CAPTIONS
 from raysys.tables import Chunk, InputPart, open_output, open_table
+from raysys.tables.job import TableJob, TableRun
+from raysys.tables.stage import Stage
 
 HERE = Path(__file__).resolve().parent
 POLL_S = 0.01
@@ -68,10 +69,10 @@ class Load:
         return pa.table({"id": [request.id for request in asked], "text": [request.text for request in asked]})
 
 
-class Answers:
+class Answers(Stage):
     """A stage that only asks."""
 
-    name = "answers"
+    name, heavy = "answers", True
 
     def __init__(self, folder: Path) -> None:
         self.generator = VllmGenerator(config(folder))
@@ -84,8 +85,8 @@ class Answers:
             rows.append({"caption_id": item["id"], **found, **kept()})
         return rows
 
-    def failed(self, item: dict[str, Any], fate: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"caption_id": item["id"], **fate}]
+    def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"caption_id": item["id"]}]
 
 
 def ours(folder: Path, rows: Rows, work: Path) -> tuple[int, float]:
@@ -93,8 +94,9 @@ def ours(folder: Path, rows: Rows, work: Path) -> tuple[int, float]:
     part = InputPart("prompts", "prompts", len(rows.asked), "signature")
     output = open_output(str(work / "answers"), CAPTIONS, "answers", {}, [part], CHUNK_ROWS)
     pool = {"chunks_in_flight": IN_FLIGHT}
-    engine = EngineConfig.model_validate({"pool": pool})
-    job = MapJob(output, Load(rows), StageSpec(Answers, (folder,)), heavy=True, engine=engine)
+    cluster = ClusterConfig.model_validate({"pool": pool})
+    rest = {"load": Load(rows), "stage": Answers, "args": (folder,), "cluster": cluster}
+    job = TableJob("answers", output.table.url, CAPTIONS, {}, [part], CHUNK_ROWS, **rest)
 
     def files() -> list[Path]:
         return list((work / "answers").rglob("prompts*.parquet"))
@@ -105,7 +107,7 @@ def ours(folder: Path, rows: Rows, work: Path) -> tuple[int, float]:
         rows.go.touch()
 
     threading.Thread(target=open_gate, daemon=True).start()
-    run_map(job)
+    run_map(TableRun(job, output))
     last = max(file.stat().st_mtime for file in files())
     table = open_table(str(work / "answers"), CAPTIONS)
     tokens = {r["caption_id"]: r["completion_tokens"] for part in table.rows() for r in part.to_pylist()}
@@ -177,7 +179,7 @@ def compare(model: Path, turns: int, n: int, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    import tiny_llm
+    from tests.support import tiny_llm
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3)
@@ -185,8 +187,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rows % CHUNK_ROWS or args.rows <= CHUNK_ROWS:
         parser.error(f"--rows must be a multiple of {CHUNK_ROWS} and more than one")
-    # Workers import this file's neighbours, and vLLM reads its variables, in both sides' workers alike.
-    places = [HERE, HERE.parent / "tests", HERE.parent, os.environ.get("PYTHONPATH", "")]
+    # Workers import this file's neighbors, and vLLM reads its variables, in both sides' workers alike.
+    places = [HERE, HERE.parent, os.environ.get("PYTHONPATH", "")]
     environment = {"PYTHONPATH": ":".join(map(str, places)), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}

@@ -9,18 +9,70 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from raysys.errors import InputError
+
+
+class _Operational:
+    """The type of `OPERATIONAL`."""
+
+    def __repr__(self) -> str:
+        return "OPERATIONAL"
+
+
+OPERATIONAL = _Operational()
+"""Marks a field that changes how a job runs but not what it computes: `log_every_steps: Annotated[int, OPERATIONAL]`.
+Paths are operational too, see `Place`."""
+
+Place = Annotated[str, OPERATIONAL]
+"""A path or URL: `samples: Place`, `duplicates: Place | None`. A job's identity holds the contents that it leads to."""
 
 
 class Config(BaseModel):
     """Base of every config object: immutable, unknown keys refused, no silent "3" → 3. Document fields with Field()."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+    operational: ClassVar[bool] = False
+    """Set on a class whose every field is OPERATIONAL (cluster settings)."""
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change the result, JSON-able and nested like the config: what fingerprints are made of."""
+        found = {}
+        for name, info in type(self).model_fields.items():
+            if not is_operational(info):
+                found[name] = _identity_of(getattr(self, name))
+        return found
+
+
+def is_operational(info: FieldInfo) -> bool:
+    """Whether a field of a config is left out of its identity: marked so, a place, or a section of a class that is."""
+    if OPERATIONAL in info.metadata or getattr(_model_in(info.annotation), "operational", False):
+        return True
+    return _holds_the_mark(info.annotation)
+
+
+def _holds_the_mark(annotation: Any) -> bool:
+    """OPERATIONAL inside `Place | None`, `tuple[Place, ...]`."""
+    if get_origin(annotation) is Annotated:
+        return OPERATIONAL in annotation.__metadata__
+    return any(_holds_the_mark(arg) for arg in get_args(annotation))
+
+
+def _identity_of(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.identity()
+    if isinstance(value, dict):
+        return {key: _identity_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity_of(item) for item in value]
+    return to_jsonable_python(value)
 
 
 C = TypeVar("C", bound=Config)
@@ -105,7 +157,7 @@ def _apply(data: dict[str, Any], override: str) -> str:
 
 def _list_index(node: list, part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise InputError(f"override {override!r}: {part!r} is no index of a list of {len(node)}", "use 0, 1, …")
+        raise InputError(f"override {override!r}: {part!r} is not an index of a list of {len(node)}", "use 0, 1, …")
     return int(part)
 
 
@@ -119,7 +171,8 @@ def _explain(cls: type[BaseModel], error: dict[str, Any], origin: str, overridde
         close = difflib.get_close_matches(loc[-1], allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{place}: {key}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}"
-    value = "" if error["type"] == "missing" else f" = {error['input']!r}"
+    unsaid = error["type"] == "missing" or isinstance(error["input"], dict)  # a whole section says nothing
+    value = "" if unsaid else f" = {error['input']!r}"
     return f"{place}: {key}{value}: {error['msg']}"
 
 

@@ -28,9 +28,8 @@ class RunFailed(RuntimeError):
 
 
 class WorkerBroken(RuntimeError):
-    """This process cannot go on (the inference engine behind it died), a new one can: the worker ends and is replaced.
-
-    Nothing is blamed on the rows in hand, unless they are there again and again (`raysys.tables.process`).
+    """The inference engine behind this process died. The worker ends and is replaced. The rows in hand are not
+    blamed, unless engines die on them repeatedly (`raysys.tables.process`).
     """
 
 

@@ -17,11 +17,11 @@ ERROR = "error"
 OUTCOMES = (KEPT, REJECTED, ERROR)
 
 DETAIL_MAX_CHARS = 500
-"""Details are for people; a decoder that dumps a page of text must not fill the table."""
+"""Longer details are cut: they are read by people, and a decoder may dump a page of text."""
 
 
 def kept() -> dict[str, str | None]:
-    """The fate columns of a row that goes on."""
+    """The fate columns of a kept row."""
     return {"outcome": KEPT, "stage": None, "reason": None, "detail": None}
 
 
@@ -31,7 +31,7 @@ def rejected(reason: str, detail: object = None) -> dict[str, str | None]:
 
 
 def error(stage: str, reason: str, detail: object = None) -> dict[str, str | None]:
-    """The fate columns of a row that failed because of us (or of the machine): it can be retried."""
+    """The fate columns of a row that failed though its input may be good: it can be retried."""
     return {"outcome": ERROR, "stage": stage, "reason": reason, "detail": _clip(detail)}
 
 
@@ -48,13 +48,13 @@ def _clip(detail: object) -> str | None:
 
 
 def reason_group(reason: str | None) -> str:
-    """`duplicate_of:<id>` and the like count under their name before the colon."""
+    """The part of a reason before the colon: `duplicate_of:<id>` is counted as `duplicate_of`."""
     return (reason or "unknown").split(":", 1)[0]
 
 
 @dataclass
 class Counts:
-    """How many items met which fate. Adds up over chunks; `as_dict` is the form of summary.json."""
+    """How many items ended in each fate. Counts of chunks can be added; `as_dict` is the form of summary.json."""
 
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ class Counts:
         elif outcome == ERROR:
             self.error[reason_group(reason)] += n
         else:
-            raise ValueError(f"outcome {outcome!r} is none of {OUTCOMES}")
+            raise ValueError(f"outcome {outcome!r} is not one of {OUTCOMES}")
 
     def merge(self, other: Counts) -> None:
         self.kept += other.kept

@@ -24,13 +24,13 @@ from raysys.outcomes import Counts
 
 LOG_INTERVAL_S = 5.0
 LIVE_INTERVAL_S = 0.2
-"""Five redraws a second look live and cost nothing."""
+"""Seconds between two redraws of the live line."""
 
 RATE_WINDOW_S = 30.0
-"""The rate is that of the last half minute: a slow start (model loading) does not spoil the ETA for the whole run."""
+"""The rate is measured over this time, so that a slow start (model loading) does not distort the ETA."""
 
 ETA_MIN_ELAPSED_S = 1.0
-"""Before this, one fast first batch would promise nonsense: no rate and no ETA are shown."""
+"""No rate and no ETA are shown before this: one fast first batch says little."""
 
 
 class Progress:
@@ -75,7 +75,8 @@ class Progress:
     def update(
         self, done: int, counts: Counts | None = None, sums: Mapping[str, float] | None = None, **extra: Any
     ) -> None:
-        """`done` items so far (not: since the last call); `extra` values are shown and recorded, e.g. loss=0.12.
+        """Report `done` items in total, not since the last call. `extra` values are shown and recorded, e.g.
+        loss=0.12.
 
         sums: totals so far of other things, e.g. {"completion_tokens": 512}, shown and recorded per second.
         """
@@ -169,7 +170,7 @@ class Progress:
             self._write_line(line)
 
     def _write_line(self, line: str) -> None:
-        """In one write: `print` makes two, and the lines of two stages that report at once ran into each other."""
+        """Write a line in one call: `print` makes two, and lines of concurrent stages ran into each other."""
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
@@ -201,8 +202,8 @@ class Progress:
 class _LiveLine:
     """The one line at the bottom of a terminal that all open `Progress` objects share.
 
-    A Progress calls in here while it holds its own lock; nothing in here may take a Progress's lock (two of them
-    drawing at once would deadlock), so each one hands over its text.
+    A Progress calls these methods while it holds its own lock. They never take a Progress's lock, because two that
+    draw at once would deadlock; each Progress passes its text instead.
     """
 
     def __init__(self) -> None:
@@ -235,7 +236,7 @@ _LIVE_LINE = _LiveLine()
 
 
 def format_clock(seconds: float | None) -> str:
-    """Seconds as m:ss or h:mm:ss; "-:--" when unknown. Rounded up: "0:00" must mean over."""
+    """Seconds as m:ss or h:mm:ss; "-:--" when unknown. Rounded up: "0:00" means finished."""
     if seconds is None:
         return "-:--"
     minutes, second = divmod(math.ceil(seconds), 60)

@@ -1,22 +1,26 @@
 """The typed rows: one Arrow schema per table, the contract between stages. Read this first.
 
-    shards → SAMPLES → DESCRIPTORS → DUPLICATES ┐
+    shards → SAMPLES → FEATURES → DUPLICATES ┐
                 ├────→ CAPTIONS (captioned, translated, generalized) ┐
                 └────→ LATENTS, TEXT_STATES ─────────────────────────┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
 
-Two ids, on purpose: `row_id` (shard + key inside it) names an input row; `sample_id` (sha256 of the original image
+There are two ids. `row_id` (shard + key inside it) names an input row; `sample_id` (sha256 of the original image
 bytes) names an image. Every table ends with the four fate columns of `raysys.outcomes`.
 Arrays travel as little-endian bytes with a shape column: `array_to_bytes` / `bytes_to_array`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+
+StatesDtype = Literal["float16", "bfloat16", "float32"]
+"""How text states are stored. A language model's states can exceed float16; bfloat16 has the range of float32."""
 
 FATE = [
     pa.field("outcome", pa.string(), nullable=False),
@@ -31,7 +35,7 @@ class RowType:
     """A table's name, schema (fate columns last) and key: the columns whose values are unique in the table.
 
     many_producers: several producers (captioners) write into one table, each under its own name.
-    meters: columns that are summed while a run goes on and shown per second.
+    meters: columns whose sums per second are shown during a run.
     """
 
     name: str
@@ -67,14 +71,14 @@ SAMPLES = _row_type(
     ("member", pa.string()),  # tar member, or image file relative to the folder; null in Parquet
     ("offset", pa.int64()),  # first byte of the image in `shard`; for Parquet the row index in the file
     ("length", pa.int64()),  # bytes of the image
-    ("image", pa.binary()),  # the original bytes, only when materialised
+    ("image", pa.binary()),  # the original bytes, only when materialized
     ("format", pa.string()),  # JPEG, PNG, WEBP …
     ("width", pa.int32()),  # after EXIF orientation
     ("height", pa.int32()),
     ("caption", pa.string()),
     ("url", pa.string()),
-    ("licence", pa.string()),  # normalised id (shards/licences.py) or "unknown"
-    ("licence_evidence", pa.string()),  # "<field>=<value>" as found in the source
+    ("license", pa.string()),  # normalized id (shards/licenses.py) or "unknown"
+    ("license_evidence", pa.string()),  # "<field>=<value>" as found in the source
     ("metadata", pa.string()),  # the source's own JSON, unchanged
 )
 
@@ -88,16 +92,17 @@ DUPLICATES = _row_type(
     ("representative", pa.string()),  # row_id of the member that stays
     ("kind", pa.string()),  # unique | exact | near
     ("similarity", pa.float32()),  # cosine to the representative
-    ("licence", pa.string()),  # the strictest licence in the cluster
-    ("sources", pa.list_(pa.struct([("row_id", pa.string()), ("url", pa.string()), ("licence", pa.string())]))),
+    ("license", pa.string()),  # the strictest license in the cluster
+    ("sources", pa.list_(pa.struct([("row_id", pa.string()), ("url", pa.string()), ("license", pa.string())]))),
 )
 
-DESCRIPTORS = _row_type(
-    "descriptors",
-    ("row_id",),
-    ("row_id", pa.string()),
-    ("sample_id", pa.string()),
-    ("descriptor", pa.binary()),  # float32, L2-normalised
+FEATURES = _row_type(
+    "features",
+    ("image_id",),
+    ("image_id", pa.string()),  # row_id of SAMPLES, gen_id of GENERATIONS, or the file's name in a folder
+    ("sample_id", pa.string()),  # sha256 hex of the encoded bytes
+    ("features", pa.binary()),  # float32, L2-normalized
+    many_producers=True,
 )
 
 CAPTIONS = _row_type(
@@ -106,7 +111,7 @@ CAPTIONS = _row_type(
     ("caption_id", pa.string()),  # "<row_id>/<captioner>/<prompt>"; made from another caption: "<its id>/<step>"
     ("row_id", pa.string()),
     ("sample_id", pa.string()),
-    ("text", pa.string()),  # NFKC; of a rejected caption the last try, of an error null
+    ("text", pa.string()),  # NFKC; the last try if rejected; null in an error row
     ("language", pa.string()),  # en, ja …
     ("captioner", pa.string()),  # name in the configuration
     ("level", pa.string()),  # generalization: general | five_words; null = not generalized
@@ -141,12 +146,14 @@ LATENTS = _row_type(
 
 TEXT_STATES = _row_type(
     "text_states",
-    ("row_id",),
+    ("caption_id",),
+    ("caption_id", pa.string()),  # as in CAPTIONS; the sample's own caption: "<row_id>/original"
     ("row_id", pa.string()),
     ("caption", pa.string()),
-    ("n_tokens", pa.int32()),  # before padding, special tokens included
-    ("prompt_embeds", pa.binary()),  # float16 hidden states
-    ("prompt_embeds_shape", pa.list_(pa.int32())),  # [T, D]
+    ("n_tokens", pa.int32()),  # special tokens included, before padding and truncation
+    ("text_states", pa.binary()),  # hidden states, padded only for families that attend to the padding
+    ("text_states_shape", pa.list_(pa.int32())),  # [T, D]
+    ("text_states_dtype", pa.string()),  # float16 | bfloat16 | float32
 )
 
 TRAINING_SET = _row_type(
@@ -155,14 +162,17 @@ TRAINING_SET = _row_type(
     ("row_id", pa.string()),
     ("copy", pa.int32()),  # 0; 1, 2 … for the planted or kept duplicates of a cluster
     ("sample_id", pa.string()),
-    ("caption", pa.string()),
-    ("licence", pa.string()),
+    ("captions", pa.list_(pa.string())),  # one, or several of which each training step draws one
+    ("caption_ids", pa.list_(pa.string())),
+    ("n_tokens", pa.list_(pa.int32())),
+    ("license", pa.string()),
     ("url", pa.string()),
     ("bucket", pa.string()),  # "<height>x<width>" of the latents; a part holds one bucket
-    ("latents", pa.binary()),
+    ("latents", pa.binary()),  # float16
     ("latents_shape", pa.list_(pa.int32())),
-    ("prompt_embeds", pa.binary()),
-    ("prompt_embeds_shape", pa.list_(pa.int32())),
+    ("text_states", pa.binary()),  # of all captions, one behind the other: `text_states_of` reads them
+    ("text_states_shapes", pa.list_(pa.list_(pa.int32()))),  # [T, D] of each caption
+    ("text_states_dtype", pa.string()),
 )
 
 GENERATIONS = _row_type(
@@ -185,26 +195,55 @@ MATCHES = _row_type(
     "matches",
     ("generated", "rank"),
     ("generated", pa.string()),  # gen_id, or the file's name
+    ("generated_sample_id", pa.string()),  # sha256 hex of its encoded bytes
     ("rank", pa.int32()),  # 0 = nearest
     ("training", pa.string()),  # row_id, or the file's name
+    ("training_sample_id", pa.string()),
     ("similarity", pa.float32()),
     ("prompt", pa.string()),
     ("caption", pa.string()),
-    ("licence", pa.string()),
+    ("license", pa.string()),
     ("url", pa.string()),
 )
 
 ROW_TYPES = {
     t.name: t
-    for t in (SAMPLES, DESCRIPTORS, DUPLICATES, CAPTIONS, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)
+    for t in (SAMPLES, FEATURES, DUPLICATES, CAPTIONS, LATENTS, TEXT_STATES, TRAINING_SET, GENERATIONS, MATCHES)
 }
 
 
-def array_to_bytes(array: np.ndarray, dtype: str = "<f2") -> tuple[bytes, list[int]]:
-    """A numeric array as (little-endian bytes, shape)."""
-    return np.ascontiguousarray(array, dtype=dtype).tobytes(), list(array.shape)
+ITEM_SIZES: dict[StatesDtype, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
+LARGEST: dict[StatesDtype, float] = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": 3.4028235e38}
 
 
-def bytes_to_array(data: bytes, shape: Sequence[int], dtype: str = "<f2") -> np.ndarray:
-    """The inverse of `array_to_bytes`; read-only view."""
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+def array_to_bytes(array: np.ndarray, dtype: StatesDtype = "float16") -> tuple[bytes, list[int]]:
+    """A numeric array as (little-endian bytes of `dtype`, shape)."""
+    if dtype == "bfloat16":
+        # The upper half of a float32, rounded to the nearest, ties to even; NumPy has no type for it.
+        bits = np.ascontiguousarray(array, dtype="<f4").view("<u4").astype(np.uint64)
+        array, stored = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, "<u2"
+    else:
+        stored = {"float16": "<f2", "float32": "<f4"}[dtype]
+    return np.ascontiguousarray(array, dtype=stored).tobytes(), list(array.shape)
+
+
+def bytes_to_array(data: bytes, shape: Sequence[int], dtype: StatesDtype = "float16") -> np.ndarray:
+    """The inverse of `array_to_bytes`: a read-only view as float16 or float32; bfloat16 as float32."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    return np.frombuffer(data, dtype={"float16": "<f2", "float32": "<f4"}[dtype]).reshape(shape)
+
+
+def fits(array: np.ndarray, dtype: StatesDtype = "float16") -> bool:
+    """Whether every number of an array is finite and stays finite when it is stored as `dtype`."""
+    return bool(np.isfinite(array).all()) and float(np.abs(array).max(initial=0.0)) <= LARGEST[dtype]
+
+
+def text_states_of(row: Mapping[str, Any]) -> list[np.ndarray]:
+    """The text states [T, D] of each caption of a TRAINING_SET row; float16 or float32."""
+    dtype, start, found = row["text_states_dtype"], 0, []
+    for shape in row["text_states_shapes"]:
+        stop = start + ITEM_SIZES[dtype] * math.prod(shape)
+        found.append(bytes_to_array(row["text_states"][start:stop], shape, dtype))
+        start = stop
+    return found

@@ -52,13 +52,13 @@ def ask(generator: Generator, questions: Sequence[Question], checks: ChecksConfi
 
 
 def seed_of(run_seed: int, name: str, attempt: int = 0) -> int:
-    """31 bits that belong to this text and this try alone: the same in any batch, on any worker."""
+    """A 31-bit seed that depends on the text and the try only: the same in any batch, on any worker."""
     digest = hashlib.blake2b(f"{run_seed}\x00{name}\x00{attempt}".encode(), digest_size=4).digest()
     return int.from_bytes(digest) & 0x7FFFFFFF
 
 
 class Tokens:
-    """Tokens of all replies to one question; unknown as soon as an engine does not say."""
+    """Tokens of all replies to one question; None once an engine does not count them."""
 
     def __init__(self) -> None:
         self._prompt: int | None = 0

@@ -1,11 +1,11 @@
-"""Pictures → CAPTIONS rows: every captioner asks every prompt of its own about every image."""
+"""Images → CAPTIONS rows: every captioner asks every prompt of its own about every image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,26 +16,27 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from raysys import outcomes
 from raysys.captions.ask import Question, ask, seed_of
 from raysys.captions.checks import ChecksConfig, problem
-from raysys.captions.pictures import pixels_of
+from raysys.captions.images import pixels_of
 from raysys.captions.recipes import RECIPES, sampling_with_recipe, with_recipe
 from raysys.config import Config
 from raysys.errors import InputError
-from raysys.llm.build import build_generator, resolve_engine, revision
+from raysys.llm.build import build_generator, identity, resolve_engine, revision
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.folder import model_folder
 from raysys.llm.instructions import GENERALIZE
 from raysys.rows import FATE
+from raysys.tables.stage import Stage
 
 ORIGINAL = "original"
 """Captioner of the captions that came with the images."""
 
 NAME = r"^[a-z0-9][a-z0-9_.-]*$"
-"""Of captioners and prompts: they are parts of caption_id, between slashes."""
+"""Pattern of the names of captioners and prompts, which become parts of caption_id."""
 
 
 class CaptionerConfig(Config):
-    """One captioner: a model, and what it is asked. What it leaves unsaid, the recipe says, once it is validated."""
+    """One captioner: a model, and what it is asked. Validation fills in the recipe's values for what is not given."""
 
     name: str = Field(pattern=NAME, description="names it in caption_id and in reports")
     recipe: str = Field("chat", description=f"defaults for a kind of model: {', '.join(RECIPES)}")
@@ -49,13 +50,14 @@ class CaptionerConfig(Config):
         "answer stands in for it; null = the recipe's with the recipe's prompts, none with others",
     )
     language: str | None = Field(None, description="language of its captions: en, ja …; null = the recipe's")
-    image_size: int | None = Field(None, ge=16, description="pictures are shrunk to this longest side, px")
+    image_size: int | None = Field(None, ge=16, description="images are shrunk to this longest side, px")
     sampling: SamplingConfig = Field(
         SamplingConfig(), description="how tokens are drawn; max_tokens is the recipe's where it is not given"
     )
     adapter: str | dict[str, str] | None = Field(
         None,
-        description="LoRA adapter that answers, of the engine's `adapters`: of all or prompt name → adapter",
+        description="LoRA adapter that answers, one of the engine's `adapters`: for all prompts, or prompt name → "
+        "adapter",
     )
 
     @field_validator("name")
@@ -72,7 +74,7 @@ class CaptionerConfig(Config):
             raise ValueError(f"use one of {', '.join(RECIPES)}")
         return recipe
 
-    # Filled in here and not where it is used: the configuration that a run records, and a retry reads, says it all.
+    # Filled in here and not where it is used, so that the recorded configuration, which a retry reads, is complete.
     @field_validator("llm")
     @classmethod
     def _llm_with_recipe(cls, llm: LlmConfig, info: ValidationInfo) -> LlmConfig:
@@ -177,27 +179,36 @@ def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Caption
     )
 
 
+def n_different_prompts(captioners: Sequence[CaptionerConfig]) -> int:
+    """How many different captions of one image they can make: a prompt asked of the same model twice counts once."""
+    asked = {
+        (c.llm.model_dump_json(), c.sampling.model_dump_json(), adapters_of(c)[name], text)
+        for c in captioners
+        for name, text in prompts_of(c)[0].items()
+    }
+    return len(asked)
+
+
+def captioner_identity(captioner: Captioner) -> dict[str, Any]:
+    """Everything that changes its captions."""
+    return {
+        "llm": identity(captioner.llm),
+        # As lists: the order decides for which rejected caption which spare prompt stands in.
+        "prompts": list(captioner.prompts.items()),
+        "spare_prompts": list(captioner.spare_prompts.items()),
+        "adapters": captioner.adapters,
+        "language": captioner.language,
+        "image_size": captioner.image_size,
+        "sampling": captioner.sampling.identity(),
+        "seed": captioner.seed,
+        "checks": captioner.checks.identity(),
+    }
+
+
 def prompt_hash(llm: LlmConfig, prompt: str) -> str:
-    """12 hex digits of everything the model reads around the picture or caption."""
+    """12 hex digits of everything the model reads around the image or caption."""
     asked = json.dumps([prompt, llm.prompt_format, llm.template, llm.system], ensure_ascii=False)
     return hashlib.sha256(asked.encode()).hexdigest()[:12]
-
-
-def captions_called_for(captioner: Captioner, item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, without text and fate, that one picture must end as: one per prompt."""
-    return [
-        {
-            "caption_id": f"{item['row_id']}/{captioner.name}/{name}",
-            "row_id": item["row_id"],
-            "sample_id": item["sample_id"],
-            "language": captioner.language,
-            "captioner": captioner.name,
-            "model": captioner.llm.model,
-            "revision": captioner.revision,
-        }
-        | _asked(captioner, name, prompt)
-        for name, prompt in captioner.prompts.items()
-    ]
 
 
 def _asked(captioner: Captioner, name: str, prompt: str) -> dict[str, Any]:
@@ -209,13 +220,32 @@ def _asked(captioner: Captioner, name: str, prompt: str) -> dict[str, Any]:
     }
 
 
-class Caption:
-    """A stage: PICTURES → CAPTIONS rows, one per picture and prompt. Holds the engine."""
+class Caption(Stage):
+    """IMAGES → CAPTIONS rows, one per image and prompt. Holds the engine."""
+
+    heavy = True
 
     def __init__(self, captioner: Captioner, share: float = 1.0) -> None:
         """share: this worker's part of an endpoint's rate limit."""
-        self.captioner = captioner
+        self.captioner, self.name = captioner, f"caption-{captioner.name}"
         self.generator = build_generator(captioner.llm, share)
+
+    def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        """One row per prompt, without text and fate."""
+        captioner = self.captioner
+        return [
+            {
+                "caption_id": f"{item['row_id']}/{captioner.name}/{name}",
+                "row_id": item["row_id"],
+                "sample_id": item["sample_id"],
+                "language": captioner.language,
+                "captioner": captioner.name,
+                "model": captioner.llm.model,
+                "revision": captioner.revision,
+            }
+            | _asked(captioner, name, prompt)
+            for name, prompt in captioner.prompts.items()
+        ]
 
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
         """Raises EngineDied."""
@@ -223,7 +253,7 @@ class Caption:
         images: dict[int, Any] = {}
         for item in items.to_pylist():
             image = pixels_of(item)
-            for row in captions_called_for(self.captioner, item):
+            for row in self.expand(item):
                 if image is None:
                     row |= {field.name: item[field.name] for field in FATE}
                 else:
@@ -237,10 +267,10 @@ class Caption:
         return rows
 
     def _stand_in(self, name: str, rows: list[dict[str, Any]], images: Mapping[int, Any]) -> None:
-        """Ask one spare prompt about every picture with a rejected caption; a good answer takes the place of the first.
+        """Ask one spare prompt about every image with a rejected caption; a good answer replaces the first of them.
 
-        With the usual tries, and whether or not other prompts brought captions of the same picture. The rows that it
-        must end as stay known beforehand: resuming, retrying and choosing "captioner/prompt" downstream depend on it.
+        Captions of the same image by other prompts make no difference. The rows of an image are known beforehand:
+        resuming, retrying and choosing "captioner/prompt" downstream depend on it.
         """
         first: dict[str, int] = {}
         for place in images:
@@ -256,7 +286,7 @@ class Caption:
     def _answered(self, rows: list[dict[str, Any]], images: list[Any]) -> list[dict[str, Any]]:
         captioner = self.captioner
         questions = [self._question(row, image) for row, image in zip(rows, images, strict=True)]
-        answers = ask(self.generator, questions, captioner.checks, f"caption-{captioner.name}")
+        answers = ask(self.generator, questions, captioner.checks, self.name)
         return [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
 
     def _question(self, row: dict[str, Any], image: Any) -> Question:
@@ -274,9 +304,9 @@ class Caption:
 
 
 def _instead(rejected: dict[str, Any], spare: dict[str, Any]) -> dict[str, Any]:
-    """The row that stands for a rejected caption once a spare prompt was asked; what both cost is added up.
+    """The row of a rejected caption after a spare prompt was asked; the costs of both are added.
 
-    Another rejection changes nothing else. An error is one: a retry asks all over again.
+    A second rejection changes nothing else. A failure makes the row an error, and a retry asks everything again.
     """
     cost = {}
     for name in ("attempts", "prompt_tokens", "completion_tokens"):

@@ -1,4 +1,4 @@
-"""Is this a usable caption? Each check answers with a reason, and every threshold is configuration."""
+"""Checks of captions: each gives a reason, and every threshold is configuration."""
 
 from __future__ import annotations
 
@@ -8,41 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from raysys.captions.cleaning import LEAD_INS, TRAILERS, clean
-from raysys.captions.languages import other_language, script_of, script_share
+from raysys.captions.phrases import PREAMBLES, REFUSALS
 from raysys.config import Config
-
-REFUSALS = (
-    r"^(i('|’)?m|i am) (sorry[,.]|sorry,? (but )?i\b|unable|not able)",
-    r"^sorry\b.*\b(can('|’)?t|cannot|could not|couldn('|’)t|unable|not able|don('|’)t|images?|pictures?|help)\b",
-    r"^unfortunately[, ]",
-    r"^i (cannot|can('|’)?t|could not|couldn('|’)t|won('|’)t) ([\w-]+ ){0,2}(access|analy[sz]e|answer|assist|be|"
-    r"caption|comply|confirm|continue|create|describe|determine|discuss|do|engage|fulfil|fulfill|generate|give|help|"
-    r"identify|interpret|look|make|open|process|produce|provide|read|recogni[sz]e|say|see|tell|translate|view|write)\b",
-    r"^as an? (ai|artificial intelligence|large language model|language model)\b",
-    r"\bas an? (ai|language model)\b[^.]*\bi (cannot|can('|’)?t|am|do not|don('|’)t)\b",
-    r"^(申し訳(ありません|ございません)|すみません[、。]|すみませんが|ごめんなさい[、。])",
-    r"(お手伝い|お答え|説明|生成|翻訳)(する)?ことは?でき(ません|かねます)",
-)
-"""How models decline, as regular expressions over the whole text, upper and lower case alike."""
-
-PREAMBLES = (
-    r"^(sure|certainly|of course|absolutely|okay)\b\s*[!,.]",
-    r"^here(('|’)s| is) (an?|the|my|your) ([\w-]+ ){0,4}(caption|description|translation|version)\b",
-    r"^((an?|the) )?((more|extremely|very) )?((general|generalized|generic|image) )?(caption|description|translation)"
-    r"\s*:?$",
-    r"^(以下|次)(は|が|に|の).{0,20}(翻訳|訳文?|キャプション|説明文?)",
-)
-"""Talk about a caption where the caption should be, after `clean` took off what it knows."""
+from raysys.language.languages import other_language, script_of, script_share
 
 
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as exc:
-        raise ValueError(f"{pattern!r} is no regular expression: {exc}") from None
+        raise ValueError(f"{pattern!r} is not a regular expression: {exc}") from None
     return pattern
 
 
@@ -54,10 +33,10 @@ class ChecksConfig(Config):
 
     max_resamples: int = Field(3, ge=0, description="times a caption that fails is asked for again")
     resample_temperature: float = Field(
-        0.7, ge=0, description="temperature of those tries, when the first one was colder: greedy would repeat itself"
+        0.7, ge=0, description="temperature of those tries, unless the first was higher: greedy would repeat itself"
     )
     min_chars: int = Field(2, ge=1, description="shorter texts are `empty`")
-    max_repeats: int = Field(4, ge=2, description="a phrase this many times in a row is a `repetition`")
+    max_repeats: int = Field(3, ge=2, description="a phrase this many times in a row is a `repetition`")
     min_script_share: float = Field(
         0.6, ge=0, le=1, description="share of letters in the language's script; below = `wrong_language`"
     )
@@ -69,7 +48,7 @@ class ChecksConfig(Config):
     refusals: tuple[Pattern, ...] = Field(REFUSALS, description="regular expressions of a `refusal`")
     preambles: tuple[Pattern, ...] = Field(PREAMBLES, description="regular expressions of a `preamble`")
     lead_ins: tuple[Pattern, ...] = Field(LEAD_INS, description="regular expressions taken off the start of an answer")
-    trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions of remarks behind a caption")
+    trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions of remarks after a caption")
     allow_truncated: bool = Field(False, description="keep answers that max_tokens cut off")
 
     def clean(self, text: str) -> str:
@@ -99,7 +78,7 @@ def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) 
     for reason, patterns in (("refusal", config.refusals), ("preamble", config.preambles)):
         if any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns):
             return Problem(reason)
-    if repeats := repeated_phrase(_units(text), config.max_repeats):
+    if repeats := repeated_phrase(*_units(text), config.max_repeats):
         return Problem("repetition", f"a phrase of {repeats[0]} units {repeats[1]} times in a row")
     if (share := script_share(text, language)) < config.min_script_share:
         return Problem("wrong_language", f"{share:.0%} of the letters fit {language}")
@@ -125,30 +104,44 @@ def _is_noncharacter(character: str) -> bool:
     return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
-MAX_PHRASE = 24
-"""Longest phrase, in words or characters, that is looked for in a row."""
-MIN_SPAN = 8
-"""A loop of single letters or short words ("ha ha ha ha", "!!!!") must be this long in all to count."""
+MIN_WORDS = 7
+MIN_LETTERS = 9
+"""Least length of a repetition, in words, or in letters where words are not separated: "very, very, very good" is not
+one."""
+ONLY_REPEATS = 4
+"""A text that consists of one phrase this many times or more is a repetition, however short."""
 
 
-def repeated_phrase(units: Sequence[str], max_repeats: int) -> tuple[int, int] | None:
+def repeated_phrase(units: Sequence[str], min_span: int, max_repeats: int) -> tuple[int, int] | None:
     """(length, times) of the shortest phrase that stands `max_repeats` times or more in a row; None without one.
 
-    A phrase of L units k times in a row is a run of (k − 1)·L positions where units[i] == units[i + L].
+    units: words or letters. In all, the repeated stretch is at least `min_span` units long, or it is the whole text
+    and the phrase stands ONLY_REPEATS times. A phrase of L units k times in a row is a run of (k − 1)·L positions
+    where units[i] == units[i + L].
     """
-    for length in range(1, min(MAX_PHRASE, len(units) // max_repeats) + 1):
-        needed = max((max_repeats - 1) * length, MIN_SPAN - length)
-        run = longest = 0
-        for left, right in zip(units, units[length:], strict=False):
-            run = run + 1 if left == right else 0
-            longest = max(longest, run)
-        if longest >= needed:
-            return length, longest // length + 1
+    n, codes = len(units), np.unique(np.array(units, str), return_inverse=True)[1]
+    for length in range(1, n // max_repeats + 1):
+        same = codes[length:] == codes[:-length]
+        if np.count_nonzero(same) < (max_repeats - 1) * length:
+            continue
+        longest = _longest_run(same)
+        times = longest // length + 1
+        is_everything = longest == n - length and times >= max(max_repeats, ONLY_REPEATS)
+        if is_everything or (times >= max_repeats and longest + length >= min_span):
+            return length, times
     return None
 
 
-def _units(text: str) -> list[str]:
-    """Words; characters where words are not separated (Japanese, Chinese)."""
+def _longest_run(flags: np.ndarray) -> int:
+    """The length of the longest run of True."""
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def _units(text: str) -> tuple[list[str], int]:
+    """(units, shortest span of a repetition): words without punctuation; letters where words are not separated."""
     letters = [c for c in text if c.isalpha()]
     cjk = sum(script_of(c) in ("han", "kana") for c in letters)
-    return list(text.replace(" ", "")) if 2 * cjk > len(letters) else text.casefold().split()
+    if 2 * cjk > len(letters):
+        return [c for c in text if c.isalnum()], MIN_LETTERS
+    return [re.sub(r"^\W+|\W+$", "", word) or word for word in text.casefold().split()], MIN_WORDS

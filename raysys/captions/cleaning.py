@@ -1,4 +1,4 @@
-"""A model's answer → the caption in it: what chat models say around a caption is taken off, blanks are tidied."""
+"""A model's answer → the caption in it: removes what chat models say around a caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ LEAD_INS = (
     r"((the|an?|my) )?((more|extremely|very) )?((general|generalized|generalised|generic|image|english|japanese) )?"
     rf"{_OF_A_CAPTION}( (of|for) (the|this) (image|picture))?( is)?\s*:",
     r"(はい|もちろん(です)?|承知(しました|いたしました)|わかりました|かしこまりました)[、。!,.]\s*(?=以下|次|翻訳|日本語訳|訳|キャプション)",
-    r"(以下|次)(は|が|に|の)[^。:\n]{0,30}(翻訳|訳文?|キャプション|説明文?)[^。:\n]{0,12}[:。]",
+    r"(以下|次)(は|が|に|の)[^。:\n]{0,30}(翻訳|訳文?|キャプション|説明文?)"
+    r"(です|になります|となります|の(通り|とおり)です|を(示|記|提供|紹介|作成|ご紹介)[^。:\n]{0,8})?[:。]",
     r"(日本語)?(訳文?|翻訳文?|キャプション|説明文?)(は)?\s*:",
 )
 """What stands before a caption, as regular expressions at the start of the text, upper and lower case alike."""

@@ -1,12 +1,12 @@
 """Captions → more general captions (Li et al. 2023, §3.1), at temperature 0 or guided by their generality score.
 
-Score-guided is the future work that the paper names: of n candidates the one with the highest GS is kept, among those
-that still mean the same (similarity to the original above a floor); rounds go on until a target GS is reached.
+Score-guided generalization is the paper's future work: of n candidates, keep the one with the highest GS. A semantic
+floor, where there is one, leaves out candidates that are not similar enough to the original caption.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -15,15 +15,16 @@ from raysys import outcomes
 from raysys.captions.ask import Question, ask, seed_of
 from raysys.captions.caption import prompt_hash
 from raysys.captions.checks import ChecksConfig, Problem, problem
-from raysys.captions.generality import score
 from raysys.captions.guided import GuidedConfig, Measures, choose
-from raysys.captions.nlp import load_pipeline
-from raysys.config import Config
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.language.generality import score
+from raysys.language.nlp import load_pipeline
 from raysys.llm.build import build_generator
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.instructions import GENERALIZE, generalize_prompt
 from raysys.similarity.texts import WORDS, make_text_embedder
+from raysys.tables.stage import Stage
 
 Level = Literal["general", "five_words"]
 
@@ -39,65 +40,69 @@ class GeneralizeConfig(Config):
     levels: tuple[Level, ...] = Field(
         ("general", "five_words"), min_length=1, description="one generalized caption for each"
     )
-    sampling: SamplingConfig = Field(SamplingConfig(max_tokens=96), description="how tokens are drawn; the paper: 0")
-    seed: int = Field(0, ge=0, description="of resampling and of candidates")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(max_tokens=96), description="how tokens are drawn; the paper uses temperature 0"
+    )
+    seed: int = Field(0, ge=0, description="seed of resampling and of candidates")
     guided: GuidedConfig | None = Field(None, description="choose among candidates by GS; null = the first answer")
-    similarity_model: str | None = Field(
+    similarity_model: Place | None = Field(
         WORDS, description="similarity to the original by a CLIP folder, or words = shared words; null = not measured"
     )
-    device: str = Field("cpu", description="torch device of the similarity model")
-    pipeline: Literal["auto", "en_core_web_sm", "rules"] = Field(
+    device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device of the similarity model")
+    pipeline: Annotated[Literal["auto", "en_core_web_sm", "rules"], OPERATIONAL] = Field(
         "auto", description="spaCy pipeline of the generality score; auto = en_core_web_sm where it is installed"
     )
     checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
 
     @model_validator(mode="after")
     def _floor_is_measurable(self) -> GeneralizeConfig:
-        if self.guided is not None and self.similarity_model is None:
-            raise ValueError("guided needs a similarity_model: its semantic floor is a similarity")
+        if self.guided is not None and self.guided.min_similarity is not None and self.similarity_model is None:
+            raise ValueError("guided.min_similarity needs a similarity_model to measure it")
         return self
 
 
-def generalizations_called_for(config: GeneralizeConfig, revision: str, item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows, without text and fate, that one caption must end as: one per level."""
-    return [
-        {
-            "caption_id": f"{item['caption_id']}/{level}",
-            "row_id": item["row_id"],
-            "sample_id": item["sample_id"],
-            "language": "en",
-            "captioner": item["captioner"],
-            "level": level,
-            "source_caption_id": item["caption_id"],
-            "source_text": item["text"],
-            "model": config.llm.model,
-            "revision": revision,
-            "adapter": config.adapter,
-            "prompt_name": level,
-            "prompt_hash": prompt_hash(config.llm, GENERALIZE[level]),
-        }
-        for level in config.levels
-    ]
+class Generalize(Stage):
+    """English captions → CAPTIONS rows, one per level. Holds the engine, the NLP pipeline and a CLIP."""
 
-
-class Generalize:
-    """A stage: English captions → CAPTIONS rows, one per level. Holds the engine, the NLP pipeline and a CLIP."""
+    name, heavy = "generalize", True
 
     def __init__(self, config: GeneralizeConfig, revision: str, share: float = 1.0) -> None:
-        """`config.pipeline` is one that the driver chose: "auto" could mean another one on each node."""
+        """`config.pipeline` was resolved by the driver: "auto" could differ between nodes."""
         self.config, self.revision = config, revision
         self.generator = build_generator(config.llm, share)
         embed = make_text_embedder(config.similarity_model, config.device) if config.similarity_model else None
         nlp = load_pipeline(config.pipeline)
-        self.measures = Measures(lambda texts: [g.gs for g in score(texts, nlp)], embed)
+        floor = config.guided.floor(config.similarity_model) if config.guided else None
+        self.measures = Measures(lambda texts: [g.gs for g in score(texts, nlp)], embed, floor)
+
+    def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows, without text and fate, that one caption must end as: one per level."""
+        config = self.config
+        return [
+            {
+                "caption_id": f"{item['caption_id']}/{level}",
+                "row_id": item["row_id"],
+                "sample_id": item["sample_id"],
+                "language": "en",
+                "captioner": item["captioner"],
+                "level": level,
+                "source_caption_id": item["caption_id"],
+                "source_text": item["text"],
+                "model": config.llm.model,
+                "revision": self.revision,
+                "adapter": config.adapter,
+                "prompt_name": level,
+                "prompt_hash": prompt_hash(config.llm, GENERALIZE[level]),
+            }
+            for level in config.levels
+        ]
 
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
         """Raises EngineDied."""
-        called_for = (generalizations_called_for(self.config, self.revision, item) for item in items.to_pylist())
-        rows = [row for one in called_for for row in one]
+        rows = [row for item in items.to_pylist() for row in self.expand(item)]
         questions = [self._question(row) for row in rows]
         if self.config.guided is None:
-            answers = ask(self.generator, questions, self.config.checks, "generalize")
+            answers = ask(self.generator, questions, self.config.checks, self.name)
         else:
             sources = [row["source_text"] for row in rows]
             answers = choose(

@@ -1,4 +1,4 @@
-"""How published captioners want to be asked: their prompts, formats and picture sizes. Values, no code.
+"""How published captioners want to be asked: their prompts, formats and image sizes. Values, no code.
 
 A recipe fills what the configuration does not say; everything can be overridden. Weights are never downloaded: fetch a
 pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
@@ -20,7 +20,7 @@ class Recipe:
     repository: where the weights are found, for the message of a missing folder; None = there are many.
     prompts: name → text; each gives one caption per image.
     spare_prompts: name → text, other wordings for images where a caption was rejected.
-    image_size: pictures are shrunk to this longest side, px, before they travel.
+    image_size: images are shrunk to this longest side, px, before they travel.
     """
 
     repository: str | None
@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
-    """`llm` with the recipe's values where it says nothing; a second time changes nothing.
+    """`llm` with the recipe's values for fields that are not set. Applying it twice changes nothing.
 
     An endpoint's model is left as it is: the server has its chat template and its engine's settings.
     """

@@ -16,6 +16,7 @@ from raysys.llm.build import build_generator
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.instructions import LANGUAGE_NAMES, translate_prompt
+from raysys.tables.stage import Stage
 
 
 class TranslateConfig(Config):
@@ -26,11 +27,11 @@ class TranslateConfig(Config):
     source: str = Field("en", description=f"language of the captions that are translated: {', '.join(LANGUAGE_NAMES)}")
     target: str = Field("ja", description="language of the translations, another one of them")
     sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
-    seed: int = Field(0, ge=0, description="of the sampling")
+    seed: int = Field(0, ge=0, description="seed of the sampling")
     min_length_ratio: float = Field(
         0.2, ge=0, description="length of the translation ÷ of the source, at least; wide characters (猫) count as two"
     )
-    max_length_ratio: float = Field(5.0, gt=0, description="and at most; beyond = `length_ratio`")
+    max_length_ratio: float = Field(5.0, gt=0, description="the same, at most; outside the two = `length_ratio`")
     checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
 
     @field_validator("source", "target")
@@ -47,40 +48,41 @@ class TranslateConfig(Config):
         return self
 
 
-def translation_called_for(config: TranslateConfig, revision: str, item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The row, without text and fate, that one CAPTIONS row must end as."""
-    return [
-        {
-            "caption_id": f"{item['caption_id']}/{config.target}",
-            "row_id": item["row_id"],
-            "sample_id": item["sample_id"],
-            "language": config.target,
-            "captioner": item["captioner"],
-            "level": item["level"],
-            "source_caption_id": item["caption_id"],
-            "source_text": item["text"],
-            "model": config.llm.model,
-            "revision": revision,
-            "adapter": config.adapter,
-            "prompt_name": f"translate_{config.source}_{config.target}",
-            "prompt_hash": prompt_hash(config.llm, translate_prompt("{caption}", config.source, config.target)),
-        }
-    ]
+class Translate(Stage):
+    """CAPTIONS rows in `config.source` → CAPTIONS rows in `config.target`, one each. Holds the engine."""
 
-
-class Translate:
-    """A stage: CAPTIONS rows in `config.source` → CAPTIONS rows in `config.target`, one each. Holds the engine."""
+    name, heavy = "translate", True
 
     def __init__(self, config: TranslateConfig, revision: str, share: float = 1.0) -> None:
         self.config, self.revision = config, revision
         self.generator = build_generator(config.llm, share)
 
+    def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        """The row, without text and fate, that one CAPTIONS row must end as."""
+        config = self.config
+        return [
+            {
+                "caption_id": f"{item['caption_id']}/{config.target}",
+                "row_id": item["row_id"],
+                "sample_id": item["sample_id"],
+                "language": config.target,
+                "captioner": item["captioner"],
+                "level": item["level"],
+                "source_caption_id": item["caption_id"],
+                "source_text": item["text"],
+                "model": config.llm.model,
+                "revision": self.revision,
+                "adapter": config.adapter,
+                "prompt_name": f"translate_{config.source}_{config.target}",
+                "prompt_hash": prompt_hash(config.llm, translate_prompt("{caption}", config.source, config.target)),
+            }
+        ]
+
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
         """Raises EngineDied."""
-        called_for = (translation_called_for(self.config, self.revision, item) for item in items.to_pylist())
-        rows = [row for one in called_for for row in one]
+        rows = [row for item in items.to_pylist() for row in self.expand(item)]
         questions = [self._question(row) for row in rows]
-        answers = ask(self.generator, questions, self.config.checks, "translate")
+        answers = ask(self.generator, questions, self.config.checks, self.name)
         return [row | answer.columns for row, answer in zip(rows, answers, strict=True)]
 
     def _question(self, row: dict[str, Any]) -> Question:

@@ -29,11 +29,13 @@ def cluster(address: str | None) -> Iterator[None]:
     address: "local" starts a private one-machine cluster and stops it at the end; None means the cluster this
     driver was submitted to (RAY_ADDRESS), or "local" when there is none; anything else is a Ray address.
     """
+    if address == "inline":
+        raise InputError("--address inline: this job needs Ray; only row jobs run without it", "--address local")
     if ray.is_initialized():
         yield
         return
     if threading.current_thread() is not threading.main_thread():
-        # One of several runs (`together`) that a Ctrl-C disconnected: it must not start a Ray of its own.
+        # One of several runs (`run_concurrently`) that a Ctrl-C disconnected: it must not start a Ray of its own.
         raise RunFailed("Ray was disconnected")
     if address is None and not os.environ.get("RAY_ADDRESS"):
         address = "local"
@@ -43,6 +45,16 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def how_many_fit(cpus: float, gpus: float) -> int:
+    """How many runs that take these resources each have room in the connected cluster at once.
+
+    Where not one has room now, all of them are asked for (`sys.maxsize`): an autoscaler adds nodes for them.
+    """
+    total = ray.cluster_resources()
+    fit = [int(total.get(name, 0.0) // needed) for name, needed in (("CPU", cpus), ("GPU", gpus)) if needed > 0]
+    return min(fit, default=sys.maxsize) or sys.maxsize
 
 
 def _hush() -> None:

@@ -12,6 +12,8 @@ from raysys.config import Config
 class PoolConfig(Config):
     """Workers of a row stage."""
 
+    operational = True
+
     min_size: int = Field(1, ge=1, description="actors kept alive from the start")
     max_size: int = Field(1, ge=1, description="the pool grows to this many actors while chunks wait")
     chunks_in_flight: int | None = Field(
@@ -35,8 +37,10 @@ class PoolConfig(Config):
         return self
 
 
-class EngineConfig(Config):
+class ClusterConfig(Config):
     """Ray Data settings of a table job."""
+
+    operational = True
 
     pool: PoolConfig = Field(PoolConfig(), description="workers of the stage")
     load_cpus: float = Field(1, gt=0, description="CPUs of one task that reads a chunk's input")
@@ -60,10 +64,12 @@ class EngineConfig(Config):
         return self.max_chunks_read or 2 * self.pool.max_size * (self.pool.chunks_in_flight or 1) + 8
 
 
-class TrainEngineConfig(Config):
+class TrainClusterConfig(Config):
     """Ray Train settings of a training."""
 
-    num_workers: int = Field(1, ge=1, description="data-parallel workers (DDP)")
+    operational = True
+
+    num_workers: int = Field(1, ge=1, description="data-parallel workers")
     min_workers: int | None = Field(
         None, ge=1, description="elastic: go on with as few when nodes are lost; null = fixed"
     )
@@ -73,12 +79,15 @@ class TrainEngineConfig(Config):
     max_failures: int = Field(
         3, ge=-1, description="restarts from the last checkpoint after a lost worker; -1 = no limit"
     )
+    stop_grace_s: float = Field(
+        60.0, ge=0, description="after Ctrl-C or SIGTERM: seconds for every training to write a checkpoint and end"
+    )
     checkpoints_to_keep: int = Field(2, ge=1, description="newest checkpoints that stay on storage")
     tensorboard: bool = Field(False, description="also write TensorBoard events to <output>/tensorboard")
     mlflow_uri: str | None = Field(None, description="also log to this MLflow tracking URI (needs the extra mlflow)")
 
     @model_validator(mode="after")
-    def _elastic(self) -> TrainEngineConfig:
+    def _elastic(self) -> TrainClusterConfig:
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers ({self.min_workers}) is above num_workers ({self.num_workers})")
         return self

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from raysys.engine.config import TrainEngineConfig
+from raysys.engine.config import TrainClusterConfig
 from raysys.errors import InputError, MissingExtra
 
 
 class Trackers:
     """Logs scalars to the trackers that are switched on; none is fine."""
 
-    def __init__(self, folder: str, name: str, config: TrainEngineConfig) -> None:
+    def __init__(self, folder: str, name: str, config: TrainClusterConfig) -> None:
         self._tensorboard: Any = None
         self._mlflow: Any = None
         if config.tensorboard:
             if "://" in folder:
-                raise InputError("engine.tensorboard needs a local or mounted output folder", "set it to false")
+                raise InputError("cluster.tensorboard needs a local or mounted output folder", "set it to false")
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(f"{folder}/tensorboard")

@@ -1,11 +1,10 @@
 """Dual fusion and the baseline mitigations: pure functions on batches."""
 
 from raysys.fusion.config import CaptionMitigationConfig, FusionConfig
-from raysys.fusion.fuse import draw_fusion, fuse_embeddings, fuse_latents, join_captions
+from raysys.fusion.fuse import draw_fusion, fuse_conditioning, fuse_latents, join_captions
 from raysys.fusion.mitigations import (
     CAPTION_TRANSFORMS,
     gaussian_noise,
-    multiple_captions,
     random_caption,
     random_tokens,
     word_repetition,
@@ -19,11 +18,10 @@ __all__ = [
     "FusionConfig",
     "FusionSet",
     "draw_fusion",
-    "fuse_embeddings",
+    "fuse_conditioning",
     "fuse_latents",
     "gaussian_noise",
     "join_captions",
-    "multiple_captions",
     "random_caption",
     "random_tokens",
     "word_repetition",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysys.config import Config
+from raysys.config import OPERATIONAL, Config
 
 
 class FusionConfig(Config):
@@ -20,7 +20,9 @@ class FusionConfig(Config):
     w_emb: float = Field(
         0.5, ge=0, le=1, description="weight of the fusion caption's states (Eq. 2); embedding level only"
     )
-    set: str | None = Field(None, description="folder of the assembled fusion set; each distinct caption is a class")
+    set: Annotated[str | None, OPERATIONAL] = Field(
+        None, description="folder of the assembled fusion set; each distinct caption is a class; counts by its contents"
+    )
 
     @model_validator(mode="after")
     def _needs_set(self) -> FusionConfig:

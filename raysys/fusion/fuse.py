@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from raysys.models.family import Conditioning
+
 
 def fuse_latents(latents: torch.Tensor, fusion_latents: torch.Tensor, w_lat: float) -> torch.Tensor:
     """Eq. 1: (1 − w_lat)·VE(x_ft) + w_lat·VE(x_fu), on clean, scaled latents [B, C, h, w], before any noising.
@@ -20,12 +22,20 @@ def fuse_latents(latents: torch.Tensor, fusion_latents: torch.Tensor, w_lat: flo
     return _mix(latents, fusion_latents, w_lat, "w_lat")
 
 
-def fuse_embeddings(prompt_embeds: torch.Tensor, fusion_embeds: torch.Tensor, w_emb: float) -> torch.Tensor:
-    """Eq. 2: (1 − w_emb)·TE(y_ft) + w_emb·TE(y_fu), on the full last hidden states [B, T, D], padding included.
+def fuse_conditioning(own: Conditioning, fusion: Conditioning, w_emb: float) -> Conditioning:
+    """Eq. 2: (1 − w_emb)·TE(y_ft) + w_emb·TE(y_fu), on the full last hidden states [B, T, D].
 
-    w_emb = 0 returns `prompt_embeds` itself, bit for bit.
+    Captions of a family that pads and does not mask are mixed padding included, as in the paper. Of captions with
+    different T the shorter one counts as zeros beyond its end, and a position is attended to where either caption has
+    a token. w_emb = 0 returns `own` itself, bit for bit.
     """
-    return _mix(prompt_embeds, fusion_embeds, w_emb, "w_emb")
+    if w_emb == 0.0:
+        return own
+    length = max(own.states.shape[1], fusion.states.shape[1])
+    own, fusion = own.padded(length), fusion.padded(length)
+    mask = None if own.mask is None or fusion.mask is None else own.mask | fusion.mask
+    extra = {name: _mix(x, fusion.extra[name], w_emb, "w_emb") for name, x in own.extra.items()}
+    return Conditioning(_mix(own.states, fusion.states, w_emb, "w_emb"), mask, extra)
 
 
 def join_captions(caption: str, fusion_caption: str) -> str:

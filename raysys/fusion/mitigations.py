@@ -1,13 +1,12 @@
 """Baseline mitigations (Somepalli et al., NeurIPS 2023, arXiv 2305.20086), as pure functions.
 
 All draw from a numpy Generator that the caller seeds, and take `probability` (0.4 in the papers; 1 at inference).
-Abbreviations of the papers: MC multiple captions, GN Gaussian noise, RC random caption, CWR caption word
-repetition, RT random token insertion.
+Abbreviations of the papers: GN Gaussian noise, RC random caption, CWR caption word repetition, RT random token
+insertion. MC, multiple captions, is the loader's: an assembled set may hold several captions of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,13 +24,6 @@ class Tokenizer(Protocol):
     def __len__(self) -> int: ...
 
     def decode(self, token_ids: list[int]) -> str: ...
-
-
-def multiple_captions(captions: Sequence[str], rng: np.random.Generator) -> str:
-    """MC: one of the image's captions, uniformly."""
-    if not captions:
-        raise ValueError("multiple_captions needs at least one caption")
-    return captions[int(rng.integers(len(captions)))]
 
 
 def gaussian_noise(prompt_embeds: torch.Tensor, noise: torch.Tensor, scale: float) -> torch.Tensor:

@@ -11,16 +11,18 @@ import torch
 
 from raysys.errors import InputError
 from raysys.fusion.fuse import draw_fusion
+from raysys.models.family import Conditioning
 from raysys.outcomes import KEPT
-from raysys.rows import bytes_to_array
+from raysys.rows import bytes_to_array, text_states_of
 
 
 @dataclass(frozen=True)
 class FusionBucket:
-    """The fusion images of one latent size. `class_index[k]` = the images of class k; a class = a distinct caption."""
+    """The fusion images of one latent size. `class_index[k]` = the images of class k; a class = a distinct caption (the
+    first one of an image that has several)."""
 
     latents: torch.Tensor  # [N, C, h, w] float32, scaled
-    caption_embeds: torch.Tensor  # [K, T, D] float32: one per class
+    conditioning: Conditioning  # float32, of K captions: one per class
     captions: tuple[str, ...]  # K
     class_of: np.ndarray  # [N] → class
     class_index: tuple[np.ndarray, ...]
@@ -62,20 +64,16 @@ def _bucket(rows: list[dict]) -> FusionBucket:
     rows = sorted(rows, key=lambda row: (row["row_id"], row["copy"]))
     first_of_caption: dict[str, dict] = {}
     for row in rows:
-        first_of_caption.setdefault(row["caption"], row)
+        first_of_caption.setdefault(row["captions"][0], row)
     captions = tuple(sorted(first_of_caption))
     class_number = {caption: k for k, caption in enumerate(captions)}
-    class_of = np.array([class_number[row["caption"]] for row in rows])
+    class_of = np.array([class_number[row["captions"][0]] for row in rows])
+    states = [text_states_of(first_of_caption[caption])[0] for caption in captions]
+    latents = np.stack([bytes_to_array(row["latents"], row["latents_shape"]) for row in rows])
     return FusionBucket(
-        latents=_stack(rows, "latents"),
-        caption_embeds=_stack([first_of_caption[c] for c in captions], "prompt_embeds"),
+        latents=torch.from_numpy(latents.astype(np.float32)),
+        conditioning=Conditioning.stack(states),
         captions=captions,
         class_of=class_of,
         class_index=tuple(np.flatnonzero(class_of == k) for k in range(len(captions))),
-    )
-
-
-def _stack(rows: list[dict], column: str) -> torch.Tensor:
-    return torch.from_numpy(
-        np.stack([bytes_to_array(row[column], row[f"{column}_shape"]) for row in rows]).astype(np.float32)
     )

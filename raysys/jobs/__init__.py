@@ -1,7 +1,8 @@
 """The jobs: one per arrow of the data flow, each a module with `JobConfig` and `run(config, options)`.
 
-`JOBS` is the one list that the command line, the launchers in `jobs/` and the tests read. It imports no job: a help
-text must not load torch.
+`JOBS` is the one list that the command line and the tests read. It imports no job: a help text must not load torch.
+
+A new job is three things: its module in this folder, its line in `JOBS`, and configs/<job>/{demo,full}.yaml.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from raysys.errors import InputError
 if TYPE_CHECKING:
     from raysys.config import Config
     from raysys.jobs.options import RunOptions
+    from raysys.tables.results import Plan, Summary
 
 CONFIGS = Path(__file__).parent / "configs"
 """The packaged configurations: <job>/demo.yaml and <job>/full.yaml."""
@@ -26,7 +28,7 @@ class JobModule(Protocol):
 
     JobConfig: type[Config]
 
-    def run(self, config: Config, options: RunOptions) -> dict: ...
+    def run(self, config: Config, options: RunOptions) -> Plan | Summary: ...
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,12 @@ class JobInfo:
     module: str
     help: str
     example: str
+    has_only: bool = False
+    """Whether `--only NAME` chooses models."""
 
     def load(self) -> JobModule:
         """Import the module. Heavy libraries come in here, not at `raysys --help`."""
         return importlib.import_module(self.module)
-
-    @property
-    def launcher(self) -> str:
-        """The script in `jobs/` that `ray job submit` runs."""
-        return f"jobs/{self.name.replace('-', '_')}.py"
 
     def packaged_config(self, name: str) -> Path:
         """The packaged `demo` or `full` configuration; InputError when this job has none of that name."""
@@ -70,10 +69,11 @@ def register(job: JobInfo) -> None:
 
 for _job in (
     JobInfo(
-        "pipeline",
-        "raysys.jobs.pipeline",
-        "All steps in order: shards to the report of two models.",
-        "raysys pipeline --config demo",
+        "study",
+        "raysys.jobs.study",
+        "Everything in order: shards to named models, measured and compared in one report.",
+        "raysys study --config demo",
+        has_only=True,
     ),
     JobInfo(
         "scenes",
@@ -84,8 +84,14 @@ for _job in (
     JobInfo(
         "ingest",
         "raysys.jobs.ingest",
-        "Read tars, Parquet or a folder; check every image, caption and licence; one row per sample.",
+        "Read tars, Parquet or a folder; check every image, caption and license; one row per sample.",
         "raysys ingest --config ingest.yaml --limit 10000",
+    ),
+    JobInfo(
+        "describe",
+        "raysys.jobs.describe",
+        "Make the features of images with a descriptor, for dedup, replicate and audits.",
+        "raysys describe --config describe.yaml",
     ),
     JobInfo(
         "dedup",
@@ -150,7 +156,7 @@ for _job in (
     JobInfo(
         "report",
         "raysys.jobs.report",
-        "Write the HTML report and summary.json of a run.",
+        "Write the HTML report and summary.json of a study.",
         "raysys report --config demo",
     ),
 ):

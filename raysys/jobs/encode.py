@@ -2,88 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 from pydantic import Field
 
-from raysys.config import Config
-from raysys.engine.config import EngineConfig
-from raysys.jobs.captions_in import CaptionSource, one_caption_each
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.engine.config import ClusterConfig
+from raysys.jobs.caption_source import CaptionSource, OwnCaptions, captions_to_encode
 from raysys.jobs.inputs import KeptRows, complete, with_representatives
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import TableJob, run_tables
-from raysys.jobs.stages import RowStage
+from raysys.jobs.run_table import run_tables
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
-from raysys.models.loading import model_hash, part_folder, text_encoder_hashes
+from raysys.models.families import family
 from raysys.rows import CAPTIONS, DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
+from raysys.tables import TableView
+from raysys.tables.job import TableJob
+from raysys.tables.results import Plan, Summary
 
 
 class JobConfig(Config):
     """Encode images to VAE latents and captions to text states."""
 
-    samples: str = Field(description="table of SAMPLES rows")
-    duplicates: str | None = Field(None, description="table of DUPLICATES rows: only representatives are encoded")
-    latents: str | None = Field(None, description="output table of LATENTS rows; null = only captions are encoded")
-    text_states: str = Field(description="output table of TEXT_STATES rows")
+    samples: Place = Field(description="table of SAMPLES rows")
+    duplicates: Place | None = Field(None, description="table of DUPLICATES rows: only representatives are encoded")
+    latents: Place | None = Field(None, description="output table of LATENTS rows; null = only captions are encoded")
+    text_states: Place = Field(description="output table of TEXT_STATES rows")
     captions: CaptionSource | None = Field(
         None, description="take captions from a CAPTIONS table; null = the original captions of the samples"
     )
     images: LatentsConfig = Field(LatentsConfig(), description="VAE, resolution, crop")
     text: TextConfig = Field(TextConfig(), description="text encoder")
-    chunk_rows: int = Field(512, ge=1, description="rows lost at most when a worker is killed")
-    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write both tables."""
     jobs = {"latents": _latents_job(config)} if config.latents is not None else {}
-    jobs["text_states"] = _text_job(config) if config.captions is None else _captions_job(config, config.captions)
-    return dict(zip(jobs, run_tables(list(jobs.values()), config, options), strict=True))
+    jobs["text_states"] = _text_job(config)
+    return run_tables(jobs, config, options)
 
 
 def _latents_job(config: JobConfig) -> TableJob:
-    fields = {
-        # The model counts by its contents, not by where it lies.
-        "images": config.images.model_dump(mode="json", exclude={"device", "vae"}),
-        "vae_hash": model_hash(part_folder(config.images.vae, "vae")),
-    }
+    images = config.images
+    fields = {"images": images.identity(), "vae_hash": family(images.family).autoencoder_hash(images.vae)}
     columns = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
-    return _job(config, config.latents, LATENTS, "vae", fields, columns, EncodeLatents, config.images)
+    load = KeptRows.of(*_samples(config), columns)
+    return _job(config, config.latents, LATENTS, fields, load, EncodeLatents, images)
 
 
 def _text_job(config: JobConfig) -> TableJob:
-    columns, output = ("row_id", "caption"), config.text_states
-    return _job(config, output, TEXT_STATES, "text", _text_fields(config), columns, EncodeText, config.text)
-
-
-def _text_fields(config: JobConfig) -> dict[str, Any]:
-    return {
-        "text": config.text.model_dump(mode="json", exclude={"device", "text_encoder", "tokenizer"}),
-        **text_encoder_hashes(config.text.text_encoder, config.text.tokenizer),
-    }
-
-
-def _captions_job(config: JobConfig, source: CaptionSource) -> TableJob:
-    """The chunks are those of the captions; what was not captioned (duplicates) is not encoded either."""
-    captions = complete(source.table, CAPTIONS)
-    chosen = source.model_dump(mode="json", exclude={"table"})
+    text = config.text
+    hashes = family(text.family).text_encoder_hashes(text.text_encoder, text.tokenizer)
+    fields = {"text": text.identity(), **hashes}
+    if config.captions is None:
+        load = OwnCaptions.of(*_samples(config))
+        return _job(config, config.text_states, TEXT_STATES, fields, load, EncodeText, text)
+    # The chunks are those of the captions; what was not captioned (duplicates) is not encoded either.
+    captions = complete(config.captions.table, CAPTIONS)
     return TableJob(
         job="encode",
         output=config.text_states,
         row_type=TEXT_STATES,
-        fields={"captions": captions.lineage, "chosen": chosen, **_text_fields(config)},
+        fields={"captions": captions.lineage, "chosen": config.captions.identity(), **fields},
         parts=captions.inputs(),
         chunk_rows=config.chunk_rows,
-        load=one_caption_each(captions, source),
-        stage=(RowStage, ("text", EncodeText, (config.text,))),
-        engine=config.engine,
-        heavy=True,
+        load=captions_to_encode(captions, config.captions),
+        stage=EncodeText,
+        args=(text,),
+        cluster=config.cluster,
     )
 
 
-def _job(config, output, row_type, name, fields, columns, build, build_config) -> TableJob:
+def _samples(config: JobConfig) -> tuple[TableView, TableView | None]:
     samples = complete(config.samples, SAMPLES)
-    duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
+    return samples, complete(config.duplicates, DUPLICATES) if config.duplicates else None
+
+
+def _job(config, output, row_type, fields, load, stage, stage_config) -> TableJob:
+    """A job over samples, or over the representatives among them."""
+    samples, duplicates = _samples(config)
     source = {"samples": samples.identity, "duplicates": duplicates.identity if duplicates else None}
     return TableJob(
         job="encode",
@@ -92,8 +90,8 @@ def _job(config, output, row_type, name, fields, columns, build, build_config) -
         fields={**source, **fields},
         parts=samples.inputs() if duplicates is None else with_representatives(samples, duplicates),
         chunk_rows=config.chunk_rows,
-        load=KeptRows.of(samples, duplicates, columns),
-        stage=(RowStage, (name, build, (build_config,))),
-        engine=config.engine,
-        heavy=True,
+        load=load,
+        stage=stage,
+        args=(stage_config,),
+        cluster=config.cluster,
     )

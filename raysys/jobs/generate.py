@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,51 +14,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from raysys.config import Config
-from raysys.engine.config import EngineConfig
+from raysys.config import Config, Place
+from raysys.engine.config import ClusterConfig
 from raysys.errors import InputError
 from raysys.generation.generate import Generate, GenerateConfig
 from raysys.jobs.inputs import KeptRows
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import TableJob, run_table
-from raysys.jobs.stages import RowStage
-from raysys.latents.parts import MANIFEST
+from raysys.jobs.run_table import run_table
+from raysys.latents.parts import MANIFEST, read_manifest, set_identity
 from raysys.models.loading import model_hash
 from raysys.rows import GENERATIONS
 from raysys.tables import Chunk, InputPart, open_table
+from raysys.tables.job import TableJob
 from raysys.tables.plan import TABLE
+from raysys.tables.results import Plan, Summary
 
 
 class JobConfig(Config):
     """Generate images for a table of prompts."""
 
-    prompts: str = Field(
+    prompts: Place = Field(
         description="an assembled training set, a table with captions, a .txt (one prompt a line) or a .jsonl file "
         "({prompt_id, prompt} a line)"
     )
-    output: str = Field(description="output table of GENERATIONS rows")
+    output: Place = Field(description="output table of GENERATIONS rows")
     generate: GenerateConfig = Field(description="model, seed, guidance, steps")
     chunk_rows: int = Field(
         64, ge=1, description="prompts per chunk; batches are cut inside a chunk, so they are fixed"
     )
-    export: str | None = Field(
+    export: Place | None = Field(
         None, description="also write PNG files and metadata.jsonl (diffusers' imagefolder) here"
     )
-    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the GENERATIONS table. The same prompt id and seed give the same image bytes."""
     if config.export is not None and "://" in config.export:
-        raise InputError(f"export {config.export!r} is no local folder", "the table itself may lie on an object store")
+        raise InputError(
+            f"export {config.export!r} is not a local folder", "the table itself may lie on an object store"
+        )
     parts, load, source = prompt_source(config.prompts)
     generate = config.generate
-    fields = generate.model_dump(mode="json", exclude={"device", "model"}) | {
-        "model_hash": model_hash(generate.model),
-        "prompts": source,
-        "chunk_rows": config.chunk_rows,
-    }
-    record = run_table(
+    fields = {**config.identity(), "model_hash": model_hash(generate.model), "prompts": source}
+    result = run_table(
         TableJob(
             job="generate",
             output=config.output,
@@ -67,23 +66,23 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
             parts=parts,
             chunk_rows=config.chunk_rows,
             load=load,
-            stage=(RowStage, ("generate", Generate, (generate,), partial(_expected, generate))),
-            engine=config.engine,
-            heavy=True,
+            stage=Generate,
+            args=(generate,),
+            cluster=config.cluster,
         ),
         config,
         options,
     )
-    if config.export is not None and not options.dry_run:
-        record["exported"] = export_images(config.output, Path(config.export))
-    return record
+    if config.export is not None and isinstance(result, Summary):
+        return replace(result, facts={"exported": export_images(config.output, Path(config.export))})
+    return result
 
 
 def export_images(table: str, folder: Path) -> int:
     """Write every kept generation as `<gen_id>.png` and one metadata.jsonl; the number of images. Safe to repeat.
 
     Characters that a file name cannot hold are percent-encoded, so that two ids are never one file. PNG files of an
-    earlier export that are no generation of this table are removed: they would be measured as if they were.
+    earlier export that are not generations of this table are removed: they would be measured as if they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, names = [], set()
@@ -101,15 +100,6 @@ def export_images(table: str, folder: Path) -> int:
     return len(lines)
 
 
-def _expected(config: GenerateConfig, item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that one prompt must end as."""
-    return [
-        {"gen_id": f"{item['prompt_id']}-{i}", "index": i, "seed": config.seed}
-        | {name: item[name] for name in ("prompt_id", "prompt")}
-        for i in range(config.num_images_per_prompt)
-    ]
-
-
 def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
     """(input parts, chunk → [prompt_id, prompt] items, what identifies the prompts) of any kind of prompt source."""
     folder = Path(path)
@@ -123,7 +113,9 @@ def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
             raise InputError(f"prompts: {view.row_type.name} rows of {path} have no caption", "give another table")
         load = TablePrompts(KeptRows.of(view, None, ("row_id", "caption")))
         return view.inputs(), load, {"table": view.lineage}
-    raise InputError(f"prompts: {path} is no training set, table or file", "give a folder with prompts, .txt or .jsonl")
+    raise InputError(
+        f"prompts: {path} is not a training set, table or file", "give a folder with prompts, .txt or .jsonl"
+    )
 
 
 @dataclass(frozen=True)
@@ -137,21 +129,21 @@ class TablePrompts:
 
 
 def _training_set(folder: Path) -> tuple[list[InputPart], Any, dict[str, Any]]:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    parts = []
-    for file in sorted(folder.glob("*.parquet")):
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        parts.append(InputPart(file.name, str(file.resolve()), pq.read_metadata(file).num_rows, digest))
-    return parts, training_set_prompts, {"training_set": manifest["notes"]}
+    parts = [
+        InputPart(part["name"], str((folder / part["name"]).resolve()), part["rows"], part["sha256"][:16])
+        for part in read_manifest(folder)["parts"]
+    ]
+    return parts, training_set_prompts, {"training_set": set_identity(folder)}
 
 
 def training_set_prompts(chunk: Chunk) -> pa.Table:
-    """The captions of an assembled set, each sample once (copies of a duplicate are one prompt)."""
-    columns = ["row_id", "copy", "caption"]
+    """The captions of an assembled set, each sample once: copies of a duplicate are one prompt, and of several captions
+    the first is taken."""
+    columns = ["row_id", "copy", "captions"]
     with pq.ParquetFile(chunk.part.path) as file:
         table = file.read(columns).slice(chunk.start, chunk.stop - chunk.start)
     table = table.filter(pa.compute.equal(table["copy"], 0))
-    return table.select(["row_id", "caption"]).rename_columns(["prompt_id", "prompt"])
+    return pa.table({"prompt_id": table["row_id"], "prompt": pa.compute.list_element(table["captions"], 0)})
 
 
 def _text_file(file: Path) -> tuple[list[InputPart], Any, dict[str, Any]]:

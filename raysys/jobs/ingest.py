@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from raysys.config import Config
-from raysys.engine.config import EngineConfig
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.engine.config import ClusterConfig
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import TableJob, run_table
+from raysys.jobs.run_table import run_table
 from raysys.rows import SAMPLES
 from raysys.shards.ingest import IngestConfig, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
 from raysys.tables import Chunk, InputPart
+from raysys.tables.job import TableJob
+from raysys.tables.results import Plan, Summary
+from raysys.tables.stage import Stage
 
 
 class JobConfig(Config):
-    """Read shards, Parquet or a folder; check every image, caption and licence."""
+    """Read shards, Parquet or a folder; check every image, caption and license."""
 
-    input: str = Field(description="folder or file: WebDataset tars, Parquet, an image folder, a CSV or JSONL index")
-    output: str = Field(description="table of SAMPLES rows")
-    ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licences")
-    chunk_rows: int = Field(10_000, ge=1, description="rows lost at most when a worker is killed")
-    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+    input: Place = Field(description="folder or file: WebDataset tars, Parquet, an image folder, a CSV or JSONL index")
+    output: Place = Field(description="table of SAMPLES rows")
+    ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licenses")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        10_000, ge=1, description="rows lost at most when a worker is killed"
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the SAMPLES table of `config.input`."""
     files = {f.name: f for f in list_inputs(config.input)}
     return run_table(
@@ -35,13 +40,13 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
             job="ingest",
             output=config.output,
             row_type=SAMPLES,
-            fields={"ingest": config.ingest.model_dump(mode="json")},
+            fields=config.identity(),
             parts=[InputPart(f.name, f.path, f.n_items, f.signature) for f in files.values()],
             chunk_rows=config.chunk_rows,
             load=positions,
-            stage=(IngestStage, (tuple(files.values()), config.ingest)),
-            engine=config.engine,
-            keyed=False,
+            stage=Ingest,
+            args=(tuple(files.values()), config.ingest),
+            cluster=config.cluster,
         ),
         config,
         options,
@@ -54,10 +59,10 @@ def positions(chunk: Chunk) -> pa.Table:
     return pa.table({"file": [chunk.part.name] * n, "index": pa.array(range(chunk.start, chunk.stop), pa.int64())})
 
 
-class IngestStage:
+class Ingest(Stage):
     """`ingest_rows` over a run of consecutive positions of one file."""
 
-    name = "ingest"
+    name, keyed = "ingest", False
 
     def __init__(self, files: tuple[InputFile, ...], config: IngestConfig) -> None:
         self._files = {f.name: f for f in files}
@@ -68,5 +73,6 @@ class IngestStage:
         start, stop = items["index"][0].as_py(), items["index"][-1].as_py() + 1
         return list(ingest_rows(file, start, stop, self._config))
 
-    def failed(self, item: dict[str, Any], fate: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"row_id": f"{item['file']}/#{item['index']}", "shard": self._files[item["file"]].path, **fate}]
+    def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
+        """The name of a position: the key that a sample has is read from the shard."""
+        return [{"row_id": f"{item['file']}/#{item['index']}", "shard": self._files[item["file"]].path}]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
 from raysys.config import Config
-from raysys.engine.config import EngineConfig, PoolConfig
+from raysys.engine.config import ClusterConfig, PoolConfig
 from raysys.errors import InputError
-from raysys.jobs.stages import Rows, RowStage
 from raysys.llm.build import resolve_engine
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import SamplingConfig
 from raysys.llm.preflight import preflight
+from raysys.tables.job import Environment, TableJob
+from raysys.tables.stage import Stage
 
 C = TypeVar("C", bound=Config)
 
@@ -48,49 +46,30 @@ def check_model(
         print(f"note: {note}", file=sys.stderr)
 
 
-def kept_busy(llm: LlmConfig, engine: EngineConfig) -> EngineConfig:
-    """`engine`, with as many chunks in flight as keep an engine full that batches by itself, where it does not say."""
-    if engine.pool.chunks_in_flight is not None or resolve_engine(llm) == "transformers":
-        return engine
-    return engine.model_copy(update={"pool": engine.pool.model_copy(update={"chunks_in_flight": CHUNKS_IN_FLIGHT})})
+def kept_busy(llm: LlmConfig, cluster: ClusterConfig) -> ClusterConfig:
+    """`cluster`, with as many chunks in flight as keep an engine full that batches by itself, where it does not say."""
+    if cluster.pool.chunks_in_flight is not None or resolve_engine(llm) == "transformers":
+        return cluster
+    return cluster.model_copy(update={"pool": cluster.pool.model_copy(update={"chunks_in_flight": CHUNKS_IN_FLIGHT})})
 
 
-def language_stage(
-    name: str,
-    build: Callable[..., Callable[[pa.Table], Rows]],
-    args: tuple,
-    called_for: Callable[..., Rows],
-    pool: PoolConfig,
-) -> tuple[Callable[..., RowStage], tuple]:
-    """(factory, arguments) of a stage that holds an engine: `called_for(args[0], item)` names the rows of an item.
+def language_job(stage: type[Stage], args: tuple, llm: LlmConfig, cluster: ClusterConfig, **rest: Any) -> TableJob:
+    """The job of a stage that holds the engine of `llm`; `stage(*args, share)`, `share` of an endpoint's rate limit.
 
-    The key of an endpoint travels with them: workers of a running cluster do not have the driver's environment.
+    The key of an endpoint travels with the job: workers of a running cluster do not have the driver's environment.
 
-    Raises InputError when the model of `args[0]` and the pool disagree about GPUs.
+    Raises InputError when the model and the pool disagree about GPUs.
     """
-    llm = args[0].llm
-    _check_gpus(llm, pool)
-    if llm.is_remote and (variable := llm.endpoint.api_key_env) and (key := os.environ.get(variable)):
-        build = _WithKey(build, variable, key)
-    share = 1.0 / pool.max_size  # of a rate limit: all workers together keep it
-    return RowStage, (name, build, (*args, share), partial(called_for, *args))
-
-
-class _WithKey:
-    """`build`, after the key was put into the worker's environment.
-
-    No dataclass: Ray Data turns those into records of a pipeline with all their values, which may be written to files.
-    """
-
-    def __init__(self, build: Callable[..., Callable[[pa.Table], Rows]], variable: str, key: str) -> None:
-        self._build, self._variable, self._key = build, variable, key
-
-    def __call__(self, *args: Any) -> Callable[[pa.Table], Rows]:
-        os.environ[self._variable] = self._key
-        return self._build(*args)
-
-    def __repr__(self) -> str:
-        return f"{getattr(self._build, '__name__', self._build)} with the key in {self._variable}"
+    _check_gpus(llm, cluster.pool)
+    variable = llm.endpoint.api_key_env if llm.is_remote else None
+    key = os.environ.get(variable) if variable else None
+    return TableJob(
+        stage=stage,
+        args=(*args, 1.0 / cluster.pool.max_size),  # all workers together keep the limit
+        cluster=kept_busy(llm, cluster),
+        environment=Environment(**{variable: key}) if key else Environment(),
+        **rest,
+    )
 
 
 def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:
@@ -100,8 +79,8 @@ def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:
     engine = resolve_engine(llm)
     if engine == "transformers" and llm.transformers.device == "cpu":
         raise InputError(
-            f"llm.transformers.device = cpu, but a worker reserves {pool.num_gpus:g} GPU (engine.pool.num_gpus)",
-            "leave device out, or set engine.pool.num_gpus: 0",
+            f"llm.transformers.device = cpu, but a worker reserves {pool.num_gpus:g} GPU (cluster.pool.num_gpus)",
+            "leave device out, or set cluster.pool.num_gpus: 0",
         )
     kwargs = llm.vllm.engine_kwargs
     needed = kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1)
@@ -109,5 +88,5 @@ def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:
         raise InputError(
             f"llm.vllm.engine_kwargs: the engine spreads over {needed} GPUs (tensor_parallel_size × "
             f"pipeline_parallel_size), a worker reserves {pool.num_gpus:g}",
-            f"set engine.pool.num_gpus: {needed}",
+            f"set cluster.pool.num_gpus: {needed}",
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 OnChange = Literal["refuse", "recompute", "keep"]
+INLINE = "inline"
+"""The address that means: in this process, without Ray (row jobs only)."""
+
 ON_CHANGE: tuple[OnChange, ...] = ("refuse", "recompute", "keep")
 
 
@@ -29,7 +32,11 @@ class RunOptions:
     """The `key=value` arguments, for messages and the run folder."""
 
     address: str | None = None
-    """"local" = a private Ray on this machine; else a Ray address; None = the running cluster, or local without one."""
+    """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
+    running cluster, or local without one."""
+
+    only: tuple[str, ...] = ()
+    """Of a study: the models that are made now; () = all."""
 
     retry: str | None = None
     """The folder of the one output whose error rows are made again, as the others were (`raysys retry`)."""
@@ -41,3 +48,8 @@ class RunOptions:
         table, _, folder = self.retry.rpartition("/")
         producer, _, fingerprint = folder.rpartition("-")
         return table, producer, fingerprint
+
+
+def inline(**options: Any) -> RunOptions:
+    """Options that run a row job in this process, without Ray: `ingest.run(config, inline(limit=100))`."""
+    return RunOptions(address=INLINE, **options)

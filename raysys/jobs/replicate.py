@@ -1,44 +1,52 @@
-"""Job `replicate`: GENERATIONS × training SAMPLES → R and MATCHES rows; `raysys replication` is its short form."""
+"""Job `replicate`: features of GENERATIONS × of training SAMPLES → R and MATCHES, from tables."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from raysys.config import Config, dump
-from raysys.errors import InputError
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.engine.config import ClusterConfig
+from raysys.jobs import describe
 from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_limit, refuse_lost_path
-from raysys.latents.parts import read_tables
-from raysys.outcomes import KEPT
-from raysys.replication import ReplicationConfig, ReplicationResult, score
-from raysys.replication.inputs import FACTS, ImageSet, RawImage, open_images
-from raysys.replication.saved import save_result
-from raysys.replication.score import terminal_progress
-from raysys.rows import DUPLICATES, MATCHES
-from raysys.tables import InputPart, Store, commit_part, open_output
-from raysys.tables.plan import fingerprint
+from raysys.jobs.outputs import FolderJob, refuse_limit, run_folder
+from raysys.replication.config import FeatureTables, ReplicationConfig
+from raysys.replication.described import measure
+from raysys.replication.inputs import ImageSet
+from raysys.replication.saved import write_result
+from raysys.replication.score import open_sets
+from raysys.replication.trained_on import training_images
+from raysys.rows import DUPLICATES
+from raysys.shards.describe import stated
+from raysys.similarity import descriptor_facts
+from raysys.tables import TableView
+from raysys.tables.results import FolderPlan, Plan, Summary
 
 
 class JobConfig(Config):
     """Measure how much generations repeat of the training images."""
 
-    generated: str = Field(description="folder of images or table of GENERATIONS rows")
-    training: str = Field(description="folder of images or table of SAMPLES rows")
-    duplicates: str | None = Field(
+    generated: Place = Field(description="folder of images or table of GENERATIONS rows")
+    training: Place = Field(description="folder of images or table of SAMPLES rows")
+    duplicates: Place | None = Field(
         None, description="table of DUPLICATES rows: only representatives count as training images"
     )
-    training_set: str | None = Field(
+    training_set: Place | None = Field(
         None, description="assembled set, in the place of duplicates: only its images count, with its captions"
     )
-    held_out: str | None = Field(None, description="real images that were not trained on: the level of chance")
-    output: str = Field(description="folder for replication.json and the table of MATCHES rows")
+    held_out: Place | None = Field(None, description="real images that were not trained on: the level of chance")
+    features: Annotated[FeatureTables, OPERATIONAL] = Field(
+        FeatureTables(), description="tables of FEATURES rows; what is not in them yet is described first"
+    )
+    output: Place = Field(description="folder for replication.json and the table of MATCHES rows")
     replication: ReplicationConfig = Field(ReplicationConfig(), description="descriptor, number of matches kept")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        512, ge=1, description="described images that are lost at most when a worker is killed"
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
     @model_validator(mode="after")
     def _one_choice_of_images(self) -> JobConfig:
@@ -47,106 +55,51 @@ class JobConfig(Config):
         return self
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
-    """Write `<output>/replication.json` and `<output>/matches`; the JSON without its matches is returned."""
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
+    """Write `<output>/replication.json` and `<output>/matches`; the figures are the summary."""
     refuse_limit("replicate", options)
-    refuse_lost_path(config.output)
-    training = training_images(config.training, config.duplicates, config.training_set)
-    if options.dry_run:
-        generated = open_images(config.generated, "generated")
-        print(f"replicate would compare {len(generated):,} generated with {len(training):,} training images")
-        return {}
-    result = measure(config, training)
-    store = Store(config.output)
-    save_result(store, result)
-    store.write("config.yaml", dump(config).encode())
-    _write_matches(config, result)
-    return {k: v for k, v in result.to_dict().items() if k not in ("matches", "background", "unreadable")}
+    duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates is not None else None
+    training = training_images(config.training, duplicates, config.training_set)
+    sets = open_sets(config.generated, training, config.held_out)
+    to_describe = _describe_configs(config)
+    described = describe.describe_missing({f"features of {role}": c for role, c in to_describe.items()}, options)
+    if options.dry_run and described:
+        measured = FolderPlan("replicate", config.output, "waits for the features", True, _facts(sets))
+        return Plan({**described, "replication": measured})
+    features = {role: describe.features(one) for role, one in to_describe.items()}
+
+    def write(folder: Path) -> dict[str, Any]:
+        result = measure(sets, features, config.replication)
+        write_result(str(folder), result)
+        return result.summary()
+
+    job = FolderJob("replicate", config.output, _fields(config, sets, features), write, lambda: _facts(sets))
+    made = run_folder(job, config, options)
+    return type(made)({**described, "replication": made.steps["replicate"]})
 
 
-def measure(config: JobConfig, training: ImageSet) -> ReplicationResult:
-    """The score, with progress lines."""
-    with terminal_progress() as progress:
-        return score(config.generated, training, held_out=config.held_out, config=config.replication, progress=progress)
+def _facts(sets: dict[str, ImageSet]) -> dict[str, int]:
+    return {f"{role} images": len(images) for role, images in sets.items()}
 
 
-def training_images(path: str, duplicates: str | None, training_set: str | None = None) -> ImageSet:
-    """The images that were trained on: all of `path`, the representatives that `duplicates` kept, or those of an
-    assembled set."""
-    images = open_images(path, "training")
-    if training_set is not None:
-        return TrainedOn(images, training_set)
-    if duplicates is None:
-        return images
-    ids = {
-        row_id
-        for table in complete(duplicates, DUPLICATES).rows(["row_id"], outcome=KEPT)
-        for row_id in table["row_id"].to_pylist()
-    }
-    subset = Subset(images, ids & images.ids())
-    if len(subset) == 0:
-        raise InputError(
-            f"duplicates: no representative of {duplicates} is an image of {path}",
-            "give the duplicates of these samples",
+def _describe_configs(config: JobConfig) -> dict[str, describe.JobConfig]:
+    shared = {"chunk_rows": config.chunk_rows, "cluster": config.cluster}
+    shared |= {"descriptor": config.replication.descriptor, "decode": config.replication.decode}
+    images = {"generated": config.generated, "training": config.training, "held_out": config.held_out}
+    return {
+        role: describe.JobConfig(
+            images=path, output=getattr(config.features, role) or f"{config.output}-features/{role}", **shared
         )
-    return subset
+        for role, path in images.items()
+        if path is not None
+    }
 
 
-class Subset:
-    """The images of a set whose ids are in `ids`."""
-
-    def __init__(self, images: ImageSet, ids: Collection[str]) -> None:
-        self.source, self._images, self._ids = images.source, images, frozenset(ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def ids(self) -> set[str]:
-        return set(self._ids)
-
-    def images(self) -> Iterator[RawImage]:
-        return (image for image in self._images.images() if image.id in self._ids)
-
-    def bytes_of(self, image_id: str) -> bytes:
-        if image_id not in self._ids:
-            raise KeyError(image_id)
-        return self._images.bytes_of(image_id)
-
-    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
-        return self._images.facts_of(ids)
-
-
-class TrainedOn(Subset):
-    """The images of an assembled set, each once however many copies it has, with the captions and licences there.
-
-    Raises InputError when one of them is no image of `images`.
-    """
-
-    def __init__(self, images: ImageSet, training_set: str) -> None:
-        tables = read_tables(training_set, ["row_id"])
-        super().__init__(images, {row_id for table in tables for row_id in table["row_id"].to_pylist()})
-        self._training_set = training_set
-        if missing := sorted(self._ids - images.ids()):
-            raise InputError(
-                f"training_set: {len(missing):,} of {len(self):,} images of {training_set} are not in {images.source}, "
-                f"e.g. {missing[0]}",
-                "give the samples that this set was assembled from",
-            )
-
-    def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
-        wanted = pa.array(sorted(ids), pa.string())
-        return {
-            row["row_id"]: {name: row[name] for name in FACTS}
-            for table in read_tables(self._training_set, ["row_id", *FACTS])
-            for row in table.filter(pc.is_in(table["row_id"], wanted)).to_pylist()
-        }
-
-
-def _write_matches(config: JobConfig, result: ReplicationResult) -> None:
-    rows = MATCHES.table(result.neighbours)
-    fields = {"config": config.model_dump(mode="json"), "R": result.R}
-    part = InputPart("matches", config.generated, len(rows), fingerprint(fields))
-    output = open_output(
-        f"{config.output}/matches", MATCHES, "replicate", fields, [part], max(len(rows), 1), "recompute"
-    )
-    commit_part(output.folder, output.chunks[0].file, rows)
+def _fields(config: JobConfig, sets: dict[str, ImageSet], features: dict[str, TableView]) -> dict[str, Any]:
+    """Everything that changes the result: image sets count by their contents."""
+    return {
+        **{role: images.signature() for role, images in sets.items()},
+        "features": {role: view.identity for role, view in features.items()},
+        **stated(descriptor_facts(config.replication.descriptor)),
+        "replication": config.replication.identity(),
+    }

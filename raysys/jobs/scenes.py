@@ -1,4 +1,4 @@
-"""Job `scenes`: draw the embedded image domain as WebDataset tars with planted duplicates, licences and damage."""
+"""Job `scenes`: draw the embedded image domain as WebDataset tars with planted duplicates, licenses and damage."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from pydantic import Field
 
-from raysys.config import Config
+from raysys.config import Config, Place
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import refuse_limit, refuse_lost_path
+from raysys.jobs.outputs import refuse_limit, refuse_lost_path
 from raysys.scenes.demo_shards import ScenesConfig, write_demo_shards
 
 
 class JobConfig(Config):
     """Draw seeded scenes."""
 
-    output: str = Field(description="folder for train/, held_out/, fusion/ and truth.json")
+    output: Place = Field(description="folder for train/, held_out/, fusion/ and truth.json")
     scenes: ScenesConfig = Field(ScenesConfig(), description="how many, and what is planted")
 
 

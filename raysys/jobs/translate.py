@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 from pydantic import Field
 
-from raysys.captions.translate import Translate, TranslateConfig, translation_called_for
-from raysys.config import Config
-from raysys.engine.config import EngineConfig
-from raysys.jobs.captions_in import CaptionFilter, CaptionRows, refuse_own_output
+from raysys.captions.translate import Translate, TranslateConfig
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.engine.config import ClusterConfig
+from raysys.jobs.caption_source import CaptionFilter, CaptionRows, refuse_own_output
 from raysys.jobs.inputs import complete
-from raysys.jobs.llm import check_model, kept_busy, language_stage, pinned
+from raysys.jobs.llm import check_model, language_job, pinned
 from raysys.jobs.options import RunOptions
-from raysys.jobs.run_table import TableJob, run_table
+from raysys.jobs.run_table import run_table
 from raysys.llm.build import identity, revision
 from raysys.llm.instructions import translate_prompt
 from raysys.rows import CAPTIONS
+from raysys.tables.results import Plan, Summary
 
 
 class JobConfig(Config):
     """Translate captions with a language model."""
 
-    captions: str = Field(description="table of CAPTIONS rows")
-    output: str = Field(description="output table of CAPTIONS rows")
+    captions: Place = Field(description="table of CAPTIONS rows")
+    output: Place = Field(description="output table of CAPTIONS rows")
     translate: TranslateConfig = Field(TranslateConfig(), description="languages, model, checks")
-    chunk_rows: int = Field(256, ge=1, description="captions lost at most per worker when it is killed")
-    engine: EngineConfig = Field(EngineConfig(), description="use of the cluster")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        256, ge=1, description="captions lost at most per worker when it is killed"
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write one translation per caption of the source language; the others are left alone."""
     refuse_own_output(config.captions, config.output)
     config = config.model_copy(update={"translate": pinned(config.translate)})
@@ -37,22 +40,22 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     load, parts = CaptionRows.of(captions, CaptionFilter(language=translate.source)), captions.inputs()
     prompts = [translate_prompt(text, translate.source, translate.target) for text in ("caption", *load.tried(parts))]
     check_model(translate.llm, prompts[:1], translate.sampling, adapters=[translate.adapter], sample=prompts[1:])
-    args = (translate, revision(translate.llm))
-    job = TableJob(
+    job = language_job(
+        Translate,
+        (translate, revision(translate.llm)),
+        translate.llm,
+        config.cluster,
         job="translate",
         output=config.output,
         row_type=CAPTIONS,
         fields={
             "captions": captions.lineage,
             "llm": identity(translate.llm),
-            "translate": translate.model_dump(mode="json", exclude={"llm"}),
+            **config.identity(),
             "prompt": translate_prompt("{caption}", translate.source, translate.target),
         },
         parts=parts,
         chunk_rows=config.chunk_rows,
         load=load,
-        stage=language_stage("translate", Translate, args, translation_called_for, config.engine.pool),
-        engine=kept_busy(translate.llm, config.engine),
-        heavy=True,
     )
     return run_table(job, config, options)

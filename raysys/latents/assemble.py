@@ -6,7 +6,7 @@ The order is a pure function of (seed, row_id, copy), not of the order of arriva
 the spill file is chosen by the top bits of that hash, so that sorted spills in a row are sorted as a whole. Memory
 holds one buffer of input rows (256 MiB), or one spill (≈ 1/n_spills of a bucket; below 2 GiB, or a clear error asks
 for more spills), never the set.
-It is a global step: it writes into a staging folder beside the result and is redone as a whole after a crash.
+It is a global step: the job publishes its folder as a whole, and redoes it as a whole after a crash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysys.errors import InputError
+from raysys.models.places import sha256
 from raysys.outcomes import KEPT, Counts
 from raysys.rows import TRAINING_SET
-from raysys.staging import staged
 
 MANIFEST = "manifest.json"
 SCATTER_ROWS, SCATTER_BYTES = 4096, 256 << 20
@@ -45,28 +45,27 @@ def assemble(
     seed: int,
     part_rows: int = 4096,
     n_spills: int = 32,
-    notes: dict[str, Any] | None = None,
+    encoders: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Shuffle kept rows of the TRAINING_SET schema into `folder`; return the manifest.
+    """Shuffle kept rows of the TRAINING_SET schema into `folder`, which is missing or empty; return the manifest.
 
-    Rows that are not kept are counted in the manifest under `rows`, not written. An existing `folder` is replaced, at
-    the very end. `notes` (fingerprints, source paths) goes into the manifest as it is.
+    Rows that are not kept are counted in the manifest under `rows`, not written. `encoders` goes into the manifest as
+    it is: places and hashes of what made latents and text states.
     Raises InputError on a wrong schema, no kept row, a (row_id, copy) that comes twice, or arrays of mixed sizes.
     """
     if part_rows < 1 or n_spills < 1:
         raise ValueError(f"part_rows = {part_rows} and n_spills = {n_spills} must be ≥ 1")
     folder = Path(folder)
-    with staged(folder) as staging:
-        spills = staging / "_spills"
-        spills.mkdir()
-        counts = _scatter(rows, spills, seed, n_spills)
-        if counts.kept == 0:
-            what = f"no kept row to assemble ({counts.as_dict()})"
-            raise InputError(what, "look at the outcomes of the tables it joins")
-        manifest = _write_parts(spills, staging, seed, part_rows)
-        manifest.update(seed=seed, part_rows=part_rows, rows=counts.as_dict(), notes=notes or {})
-        shutil.rmtree(spills)
-        (staging / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    spills = folder / "_spills"
+    spills.mkdir(parents=True)
+    counts = _scatter(rows, spills, seed, n_spills)
+    if counts.kept == 0:
+        what = f"no kept row to assemble ({counts.as_dict()})"
+        raise InputError(what, "look at the outcomes of the tables it joins")
+    manifest = _write_parts(spills, folder, part_rows)
+    manifest |= {"seed": seed, "part_rows": part_rows, "rows": counts.as_dict(), "encoders": dict(encoders or {})}
+    shutil.rmtree(spills)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
     return manifest
 
 
@@ -122,28 +121,36 @@ def _gather(rows: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
         yield pa.concat_tables(pending).combine_chunks()
 
 
-def _write_parts(spills: Path, staging: Path, seed: int, part_rows: int) -> dict[str, Any]:
-    """Sort spill by spill and cut each bucket into parts; return the manifest's parts, buckets and licences."""
+def _write_parts(spills: Path, folder: Path, part_rows: int) -> dict[str, Any]:
+    """Sort spill by spill and cut each bucket into parts; return the manifest's parts, buckets, licenses, captions."""
     parts: list[dict[str, Any]] = []
-    licences: Counter[str] = Counter()
-    states: set[tuple[int, ...]] = set()
+    licenses: Counter[str] = Counter()
+    buckets: Counter[str] = Counter()
+    n_captions = 0
+    states: set[tuple[int, str]] = set()
     for bucket in sorted({path.name.split(".")[0] for path in spills.iterdir()}):
         shapes: set[tuple[int, ...]] = set()
         for table in _rechunk(_sorted_spills(spills, bucket), part_rows):
             shapes.update(map(tuple, table["latents_shape"].to_pylist()))
-            states.update(map(tuple, table["prompt_embeds_shape"].to_pylist()))
-            licences.update(x or "unknown" for x in table["licence"].to_pylist())
-            name = f"part-{len(parts):05d}.parquet"
-            pq.write_table(table, staging / name, row_group_size=ROW_GROUP_ROWS, compression="zstd")
-            parts.append({"name": name, "bucket": bucket, "rows": table.num_rows})
+            states.update(_widths_and_types(table))
+            n_captions += sum(map(len, table["captions"].to_pylist()))
+            licenses.update(x or "unknown" for x in table["license"].to_pylist())
+            file = folder / f"part-{len(parts):05d}.parquet"
+            pq.write_table(table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+            buckets[bucket] += table.num_rows
+            parts.append({"name": file.name, "bucket": bucket, "rows": table.num_rows, "sha256": sha256(file)})
         if len(shapes) != 1:
             raise InputError(f"bucket {bucket} holds latents of shapes {sorted(shapes)}", "encode with one VAE")
     if len(states) != 1:
-        raise InputError(f"text states have shapes {sorted(states)}", "pad all captions to one length, one encoder")
-    buckets = Counter()
-    for part in parts:
-        buckets[part["bucket"]] += part["rows"]
-    return {"parts": parts, "buckets": dict(sorted(buckets.items())), "licences": dict(sorted(licences.items()))}
+        raise InputError(f"text states have widths and types {sorted(states)}", "encode all captions with one encoder")
+    counts = {"buckets": dict(sorted(buckets.items())), "licenses": dict(sorted(licenses.items()))}
+    return {"parts": parts, **counts, "captions": n_captions}
+
+
+def _widths_and_types(table: pa.Table) -> set[tuple[int, str]]:
+    """{(D, dtype)} of the text states of a table; T may differ from caption to caption."""
+    columns = table.select(["text_states_shapes", "text_states_dtype"]).to_pylist()
+    return {(shape[-1], row["text_states_dtype"]) for row in columns for shape in row["text_states_shapes"]}
 
 
 def _sorted_spills(spills: Path, bucket: str) -> Iterator[pa.Table]:

@@ -4,7 +4,10 @@ Order of an epoch, a pure function of (seed, epoch): parts shuffled, rows shuffl
 shuffled as a whole). The rows of a bucket form one endless sequence over the epochs, cut into global batches of
 `batch_size` rows; a remainder at the end of a part waits for the next rows of its bucket, also across epochs. So every
 row comes exactly once per epoch, nothing is dropped, a set smaller than a batch simply wraps over several epochs, and
-the global batches do not depend on the number of workers: rank r of W takes rows r·B/W … (r+1)·B/W − 1 of each.
+the global batches do not depend on the number of workers: rank r of W takes rows ⌊r·B/W⌋ … ⌊(r+1)·B/W⌋ − 1 of each.
+
+A row with several captions shows one of them each time (MC, Somepalli et al. 2023, arXiv 2305.20086): drawn by (seed,
+position of the sample in the sequence of all samples), so that it does not depend on the number of workers either.
 
 Every rank reads every part (its share of each batch is spread over the part). That is the price of batches that do
 not depend on the number of workers; parts are read ahead in a thread, so it costs bandwidth, not step time.
@@ -12,6 +15,7 @@ not depend on the number of workers; parts are read ahead in a thread, so it cos
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -23,13 +27,47 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from raysys.errors import InputError
 from raysys.latents.assemble import MANIFEST
+from raysys.models.family import Conditioning
+from raysys.rows import bytes_to_array, text_states_of
+from raysys.sampling.noise import noise_seed
 
-COLUMNS = ["row_id", "caption", "latents", "latents_shape", "prompt_embeds", "prompt_embeds_shape"]
+COLUMNS = [
+    "row_id",
+    "captions",
+    "latents",
+    "latents_shape",
+    "text_states",
+    "text_states_shapes",
+    "text_states_dtype",
+]
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """One worker's share of a global batch: b samples of one bucket, on the CPU."""
+
+    latents: torch.Tensor
+    """float32 [b, C, h, w], scaled."""
+    conditioning: Conditioning
+    """float32 [b, T, D]; padded to the longest caption of the share and masked where captions differ in length."""
+    row_ids: list[str]
+    captions: list[str]
+    bucket: str
+    """"<h>x<w>" of the latents."""
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def __getitem__(self, index: slice) -> LatentBatch:
+        return LatentBatch(
+            self.latents[index], self.conditioning[index], self.row_ids[index], self.captions[index], self.bucket
+        )
 
 
 @dataclass(frozen=True)
@@ -56,53 +94,52 @@ class LoaderState:
         return cls(data["epoch"], data["part"], data["offset"], data["batches"], waiting)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A decoded part: latents [N, C, h, w] and prompt_embeds [N, T, D], both float16 as stored."""
-
-    row_ids: list[str]
-    captions: list[str]
-    latents: torch.Tensor
-    prompt_embeds: torch.Tensor
-
-
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of an assembled set; InputError when the folder is not one, or was not finished."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} is no assembled training set: {MANIFEST} is missing", "run `raysys assemble` first")
+        raise InputError(
+            f"{folder} is not an assembled training set: {MANIFEST} is missing", "run `raysys assemble` first"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def set_identity(folder: str | Path) -> dict[str, Any]:
+    """Which set it is: its rows in their order, whatever it was assembled from and wherever it lies."""
+    manifest = read_manifest(folder)
+    digests = "".join(part["sha256"] for part in manifest["parts"])
+    return {"rows": manifest["rows"]["kept"], "content": hashlib.sha256(digests.encode()).hexdigest()}
+
+
 def read_tables(folder: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The parts of an assembled set as Arrow tables, one after the other; `columns`: only these."""
+    """The parts of an assembled set as Arrow tables, one after the other.
+
+    columns: only these. `caption` is the first of a row's captions.
+    """
+    stored = None if columns is None else ["captions" if name == "caption" else name for name in columns]
     for part in read_manifest(folder)["parts"]:
-        yield pq.read_table(Path(folder) / part["name"], columns=columns)
+        table = pq.read_table(Path(folder) / part["name"], columns=stored)
+        if columns is not None and "caption" in columns:
+            first = pc.list_element(table["captions"], 0)
+            table = table.append_column("caption", first).select(list(columns))
+        yield table
 
 
-def read_part(path: Path) -> Part:
-    """Decode one part into stacked arrays."""
-    table = pq.read_table(path, columns=COLUMNS)
-    return Part(
-        table["row_id"].to_pylist(),
-        table["caption"].to_pylist(),
-        _stacked(table, "latents"),
-        _stacked(table, "prompt_embeds"),
-    )
+def read_part(path: Path) -> list[dict[str, Any]]:
+    """The rows of one part; arrays as bytes, so that only rows of a batch become float32."""
+    return pq.read_table(path, columns=COLUMNS).to_pylist()
 
 
-def _stacked(table: pa.Table, column: str) -> torch.Tensor:
-    """The float16 arrays of a column of a part, which all have one shape, as [N, *shape]."""
-    shape = table[f"{column}_shape"][0].as_py()
-    data = b"".join(chunk.as_py() for chunk in table[column])
-    return torch.from_numpy(np.frombuffer(bytearray(data), dtype="<f2").reshape(table.num_rows, *shape))
+def drawn_caption(seed: int, position: int, n_captions: int) -> int:
+    """Which of a row's captions the sample at `position` shows: uniform, a pure function."""
+    return 0 if n_captions == 1 else noise_seed(seed, "caption", position) % n_captions
 
 
 class PartLoader:
-    """Endless iterator of batches: latents [b, C, h, w] and prompt_embeds [b, T, D] float32, row_ids, captions, bucket.
+    """Endless iterator of this rank's shares of global batches of `batch_size` samples.
 
-    `batch_size` is global; b = batch_size / world_size is this rank's share. `state()` after a batch is the position
-    behind it; a loader built with that state continues with exactly the next batch. Not to be shared by threads.
+    `state()` after a batch is the position behind it; a loader built with that state, for any number of workers,
+    continues with exactly the next batch. Not to be shared by threads.
     """
 
     def __init__(
@@ -112,12 +149,13 @@ class PartLoader:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        state: LoaderState | None = None,
+        state: dict[str, Any] | None = None,
         cached_parts: int = 4,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
+        if batch_size < max(1, world_size):
             raise InputError(
-                f"batch_size = {batch_size} does not divide over {world_size} workers", "make it a multiple of them"
+                f"batch_size = {batch_size} is smaller than the number of workers, {world_size}",
+                "each worker needs a sample of every batch",
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank = {rank} is outside 0 … {world_size - 1}")
@@ -127,8 +165,8 @@ class PartLoader:
         self.world_size = world_size
         self.seed = seed
         self.parts = read_manifest(folder)["parts"]
-        self._state = state or LoaderState()
-        self._cache: OrderedDict[int, Future[Part]] = OrderedDict()
+        self._state = LoaderState() if state is None else LoaderState.from_dict(state)
+        self._cache: OrderedDict[int, Future[list[dict[str, Any]]]] = OrderedDict()
         self._cached_parts = max(2, cached_parts)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="part-reader")
 
@@ -137,9 +175,9 @@ class PartLoader:
         """Rows of the set, that is of one epoch."""
         return sum(part["rows"] for part in self.parts)
 
-    def state(self) -> LoaderState:
-        """The position behind the last batch given out."""
-        return self._state
+    def state(self) -> dict[str, Any]:
+        """The position behind the last batch given out, JSON-able."""
+        return self._state.as_dict()
 
     def close(self) -> None:
         """Stop the reader thread."""
@@ -151,28 +189,32 @@ class PartLoader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[LatentBatch]:
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> LatentBatch:
+        first = self._state.batches * self.batch_size
         self._state, bucket, rows = next_batch(self._state, self.parts, self.batch_size, self.seed)
-        share = self.batch_size // self.world_size
-        batch = self._fetch(rows[self.rank * share : (self.rank + 1) * share])
-        batch["bucket"] = bucket
+        start, stop = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
+        batch = self._fetch(rows[start:stop], range(first + start, first + stop), bucket)
         self._read_ahead()
         return batch
 
-    def _fetch(self, rows: list[tuple[int, int]]) -> dict[str, Any]:
+    def _fetch(self, places: list[tuple[int, int]], positions: range, bucket: str) -> LatentBatch:
         """Rows (part number, row) as a batch; reads each part once."""
-        parts = {number: self._part(number).result() for number in {number for number, _ in rows}}
-        return {
-            "latents": torch.stack([parts[p].latents[r] for p, r in rows]).float(),
-            "prompt_embeds": torch.stack([parts[p].prompt_embeds[r] for p, r in rows]).float(),
-            "row_ids": [parts[p].row_ids[r] for p, r in rows],
-            "captions": [parts[p].captions[r] for p, r in rows],
-        }
+        parts = {number: self._part(number).result() for number in {number for number, _ in places}}
+        rows = [parts[number][row] for number, row in places]
+        drawn = [drawn_caption(self.seed, p, len(row["captions"])) for p, row in zip(positions, rows, strict=True)]
+        latents = np.stack([bytes_to_array(row["latents"], row["latents_shape"]) for row in rows])
+        return LatentBatch(
+            torch.from_numpy(latents.astype(np.float32)),
+            Conditioning.stack([text_states_of(row)[k] for k, row in zip(drawn, rows, strict=True)]),
+            [row["row_id"] for row in rows],
+            [row["captions"][k] for k, row in zip(drawn, rows, strict=True)],
+            bucket,
+        )
 
-    def _part(self, number: int) -> Future[Part]:
+    def _part(self, number: int) -> Future[list[dict[str, Any]]]:
         """A part from the cache, or being read; the one used longest ago leaves."""
         if number not in self._cache:
             self._cache[number] = self._reader.submit(read_part, self.folder / self.parts[number]["name"])

@@ -1,1 +1,1 @@
-"""Prompts, with or without a picture, in; completions out: vLLM, an OpenAI-compatible endpoint, or transformers."""
+"""Prompts, with or without an image, in; completions out: vLLM, an OpenAI-compatible endpoint, or transformers."""

@@ -1,4 +1,4 @@
-"""A `LlmConfig` → the engine that runs it, and what of it changes results."""
+"""A `LlmConfig` → the engine that runs it, and which of its settings change results."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _SPEED_ONLY = frozenset(
         "use_tqdm_on_load",
     }
 )
-"""Arguments of vLLM's engine that move time and memory, not answers (beyond the rounding of the last bits).
+"""Arguments of vLLM's engine that change time and memory, but not answers (beyond the rounding of the last bits).
 
-Not among them: load_format, which can mean random weights, and limit_mm_per_prompt, which can mean that no picture is
+Not among them: load_format, which can mean random weights, and limit_mm_per_prompt, which can mean that no image is
 taken.
 """
 
@@ -82,7 +82,7 @@ def build_generator(config: LlmConfig, share: float = 1.0) -> Generator:
 def revision(config: LlmConfig) -> str:
     """What rows record as the model's revision: the configured one, else a hash of the folder's contents.
 
-    An endpoint does not tell: there it is the model's name, unless the configuration knows better.
+    For an endpoint it is the configured revision, else the model's name.
     """
     if config.revision is not None:
         return config.revision
@@ -92,8 +92,8 @@ def revision(config: LlmConfig) -> str:
 def identity(config: LlmConfig) -> dict[str, Any]:
     """Everything about the model that changes its answers: part of a table's fingerprint. Reads the whole folder.
 
-    Not in it: where it runs, how many at a time, how its memory is split. Of an endpoint the served model's name and
-    the configured revision are all there is: a server that moves stays the same model.
+    Not in it: where it runs, how many at a time, how its memory is split. An endpoint is identified by the served
+    model's name and the configured revision: a server that moves stays the same model.
     """
     engine = resolve_engine(config)
     common = {

@@ -91,13 +91,16 @@ class EndpointConfig(Config):
     max_outage_s: float = Field(
         1800.0,
         gt=0,
-        description="how long a server that is away is waited for before the run stops, which costs no row; also the "
+        description="how long a run waits for a server that is away before it stops; no row fails by that; also the "
         "longest Retry-After that is kept",
     )
 
 
 class LlmConfig(Config):
-    """A language model, with or without eyes."""
+    """A language model, with or without image input."""
+
+    operational = True
+    """A job's identity holds `raysys.llm.build.identity` instead: weights and adapters by their contents."""
 
     engine: EngineName = Field(
         "auto", description="auto = openai with an endpoint, else vllm where it is installed, else transformers"

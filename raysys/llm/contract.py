@@ -1,4 +1,4 @@
-"""What every engine takes and gives. Stages speak this language only; which engine answers is configuration."""
+"""What every engine takes and gives. Stages use only these types; the configuration chooses the engine."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ class EngineDied(WorkerBroken):
 
 
 class Generator(Protocol):
-    """A loaded model. Thread-safe: several chunks may be in flight, which is what keeps the engine full."""
+    """A loaded model. Thread-safe: several chunks may be in flight, which keeps the engine busy."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order; one bad request never spoils another. Raises EngineDied."""
+        """One reply per request, in order; one bad request does not affect another. Raises EngineDied."""
 
     def close(self) -> None:
         """Free the model, end its processes and threads."""

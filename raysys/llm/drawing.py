@@ -1,4 +1,4 @@
-"""How transformers' `generate` draws tokens for a batch of rows that must not know of each other.
+"""How transformers' `generate` draws the tokens of rows in a batch, independently of each other.
 
 Tokens are drawn by the Gumbel-max trick: argmax(logits + Gumbel noise) is a draw from softmax(logits), and with a
 random generator per row the draw depends on that row's seed and logits only.
@@ -72,7 +72,7 @@ class _Draw(LogitsProcessor):
 
 
 class RowEnds(StoppingCriteria):
-    """Each row ends by itself: at its own number of tokens, or after a stop string."""
+    """Each row ends on its own: at its own number of tokens, or after a stop string."""
 
     def __init__(self, tokenizer: Any, start: int, max_tokens: Sequence[int], stop: Sequence[str]) -> None:
         """start: length of what `generate` continues. max_tokens: of each row."""

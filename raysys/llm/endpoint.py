@@ -1,9 +1,9 @@
-"""The engine that is somebody else's server: any OpenAI-compatible endpoint, asked by our own async client.
+"""The engine for a server: any OpenAI-compatible endpoint, through an async client.
 
-One thread runs an event loop with a connection pool; callers' threads hand requests to it and wait. What may pass by
-itself is tried again: after waits that grow, or as long as the server asks for. A server that cannot be reached at all
-has not seen a request, so that is no try of it and no fault of a row: the worker waits for it. After `max_outage_s` the
-run is stopped, with what was in hand still to be done: a server that is away would turn millions of rows into errors.
+One thread runs an event loop with a connection pool; callers' threads hand requests to it and wait. Temporary
+failures are tried again: after growing waits, or when the server asks for it. A server that cannot be reached has not
+seen the request, so this does not count as a try: the worker waits. After `max_outage_s` the run stops and the rows
+in hand stay pending; else a server that is away would turn millions of rows into errors.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ RECONNECT_WAIT_S = 5.0
 """The longest wait between two attempts to reach a server that is away: a refused connection costs nothing."""
 
 CROWDED_PER_TRY = 10
-"""Times `max_attempts`: how often one request may meet "too many requests" in a crowd of ours before that counts."""
+"""A request may get "too many requests" this many times `max_attempts` while others are answered, before it
+counts."""
 
 
 class EndpointGenerator:
     """A model behind an OpenAI-compatible endpoint. Thread-safe: callers share connections, slots and the rate limit.
 
     share: this worker's part of the job's `requests_per_minute`, in (0, 1]. A key that the server refuses is an
-    InputError from `generate`, then and for ever after: every other request would meet the same answer. A 403 after an
-    answer is not that: it is the failure of its own request. A server that is away for `max_outage_s` is an InputError
+    InputError from `generate`, from then on: every other request would get the same answer. A 403 after an answer is
+    a failure of its own request only. A server that is away for `max_outage_s` is an InputError
     too, until it is there again.
     """
 
@@ -142,7 +143,7 @@ class EndpointGenerator:
                     raise away(self._endpoint, got.failure)
                 await asyncio.sleep(backoff_s(n_unreached, min(RECONNECT_WAIT_S, self._endpoint.max_wait_s)))
                 continue
-            # "Too many requests" while others are answered: our own crowd is in the way, it is no try of this one.
+            # "Too many requests" while others are answered: caused by our other requests, so not a try of this one.
             # Unless that goes on and on: then this one alone is more than the server's limit allows.
             crowded = got.everyone and self._last_success >= last_try
             crowded = crowded and n_crowded < CROWDED_PER_TRY * self._endpoint.max_attempts
@@ -166,10 +167,10 @@ class EndpointGenerator:
         await asyncio.sleep(wait_s)
 
     async def _try(self, request: Request, n: int, seed: int) -> list[Completion] | Trouble:
-        """One HTTP request, with the books about the server kept."""
+        """Send one HTTP request and record what it says about the server."""
         if request.image is None:
             body = body_of(self._config, request, n, seed)
-        else:  # packing a picture takes milliseconds, in which the loop serves the others
+        else:  # encoding an image takes milliseconds, in which the loop serves other requests
             body = await asyncio.to_thread(body_of, self._config, request, n, seed)
         answer = await self._connection.post(path_of(self._config), body)
         self._note_presence(answer)
@@ -179,7 +180,7 @@ class EndpointGenerator:
             return read_reply(answer.status, answer.headers, answer.payload, request, n, is_chat(self._config))
         except Denied as refusal:
             if refusal.status == 403 and self._last_success > float("-inf"):
-                # The key is good: others were answered with it. What the server has against this one it does not say.
+                # The key is good: others were answered with it. The server does not say why it refuses this request.
                 detail = "the server answered 403 to this request, after others were answered"
                 return Trouble(Failure("http_403", detail), retry=False)
             self._denied = denied(self._endpoint, refusal.status)

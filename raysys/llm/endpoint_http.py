@@ -21,7 +21,7 @@ from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.llm.rate_limit import retry_after_s
 
 RETRIED = frozenset({408, 409, 425, 429})
-"""Client-error codes that may pass by themselves; so may all of 500 and above."""
+"""Client-error codes that are temporary, as all of 500 and above may be."""
 
 DENIED = frozenset({401, 403})
 
@@ -32,21 +32,21 @@ ANSWER_TOO_LONG = re.compile(r"max_(completion_)?tokens\W[^.]{0,60}too large", r
 """vLLM up to 0.10, for a max_tokens that the context leaves no room for: the setting is at fault and not the prompt."""
 
 FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai|moderation|\bflagged\b", re.I)
-"""Codes and messages of Azure, OpenAI and OpenRouter, for a prompt or answer that somebody must not see."""
+"""Codes and messages of Azure, OpenAI and OpenRouter, for a prompt or answer that a content filter blocks."""
 
 # fmt: off
 PARAMETERS = ("model", "messages", "prompt", "image_url", "max_tokens", "temperature", "top_p", "top_k",
               "repetition_penalty", "seed", "n", "stop")
 # fmt: on
-"""What a refusal may be about: the names in our bodies."""
+"""The parameters that a refusal may name."""
 
 
 @dataclass(frozen=True)
 class Trouble:
     """A try that brought no completions. wait_s: what the server asked for; None = our own back-off.
 
-    retry: another try may help. reached: the server has seen the request. everyone: the server is overloaded, the whole
-    worker has to wait, not this request only.
+    retry: another try may help. reached: the server has seen the request. everyone: the server is overloaded, and the
+    whole worker has to wait.
     """
 
     failure: Failure
@@ -141,7 +141,7 @@ def read_reply(
         return Trouble(
             Failure("unknown_adapter", f"the server has no {request.adapter!r}", bad_input=True), retry=False
         )
-    # An error and not the row's fault as far as we can tell: a parameter that the server refuses has to stop the job.
+    # An error and not a rejection: a parameter that the server refuses has to stop the job.
     return Trouble(Failure("bad_request", f"the server answered {status}{_named(payload)}"), retry=False)
 
 
@@ -185,7 +185,7 @@ def _completions(payload: bytes, n: int, chat: bool) -> list[Completion] | Troub
     if not isinstance(choices, list) or not choices:
         return _bad_reply("the reply has no choices")
     if not all(isinstance(choice, dict) for choice in choices):
-        return _bad_reply("a choice of the reply is no object")
+        return _bad_reply("a choice of the reply is not an object")
     if all(isinstance(choice.get("index"), int) for choice in choices):
         choices = sorted(choices, key=lambda choice: choice["index"])
     usage = data.get("usage")

@@ -28,16 +28,16 @@ MAX_LISTED = 10
 """Models that a message names."""
 
 MAX_REPLY_BYTES = 32 * 2**20
-"""Longer replies are no answers of a language model."""
+"""Longer replies are not answers of a language model."""
 
 GATEWAY = frozenset({502, 503, 504})
-"""What a proxy or load balancer answers for a server that is away; a server also says them of itself."""
+"""Codes of a proxy or load balancer for a server that is away; servers also send them themselves."""
 
 WATCH_EVERY_S = 10.0
-"""How often it is seen whether a server that owes replies still takes connections."""
+"""Seconds between two checks that a server with open requests still takes connections."""
 
 LOST_LOOKS = 2
-"""Looks in a row that fail before a server counts as lost: one may be a hiccup of the name service or of our own."""
+"""Failed checks in a row before a server counts as lost: one may be a hiccup of the network."""
 
 NEXT_ADDRESS_S = 0.25
 """The start that a host's address has before the next one is tried too (RFC 8305): some lead nowhere."""
@@ -65,14 +65,14 @@ def base_url_of(endpoint: EndpointConfig) -> str:
         parts = urlsplit(endpoint.base_url)
         host, _ = parts.hostname, parts.port  # a bad port raises here only
     except ValueError:
-        raise InputError("endpoint.base_url is no valid address", example) from None
+        raise InputError("endpoint.base_url is not a valid address", example) from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
             "endpoint.base_url holds more than scheme, host and path",
             "put the key into an environment variable and its name into endpoint.api_key_env",
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise InputError(f"endpoint.base_url = {endpoint.base_url!r} is no http(s) address", example)
+        raise InputError(f"endpoint.base_url = {endpoint.base_url!r} is not an http(s) address", example)
     for path in ("/chat/completions", "/completions", "/models"):
         if parts.path.rstrip("/").endswith(path):
             raise InputError(f"endpoint.base_url = {endpoint.base_url!r} ends with {path}", f"take {path} away")
@@ -102,8 +102,9 @@ def denied(endpoint: EndpointConfig, status: int) -> InputError:
 def away(endpoint: EndpointConfig, failure: Failure) -> InputError:
     """What an outage beyond `max_outage_s` means for the command."""
     return InputError(
-        f"{base_url_of(endpoint)} is away for more than max_outage_s = {endpoint.max_outage_s:g} s: {failure.detail}",
-        "when the server is up, run the same command again: what is done stays, no row was given up for this",
+        f"{base_url_of(endpoint)} has been away for more than max_outage_s = {endpoint.max_outage_s:g} s: "
+        f"{failure.detail}",
+        "when the server is up, run the same command again: what is done stays, and no row failed by this",
     )
 
 
@@ -172,10 +173,10 @@ class Connection:
         return isinstance(answer, Answer) and answer.status not in GATEWAY
 
     async def _watch(self) -> None:
-        """Ends the wait for replies of a server that takes no connections any more.
+        """End the wait for replies of a server that no longer takes connections.
 
-        vLLM leaves open requests unanswered when it is told to stop, and stays until the client hangs up; of a machine
-        that is lost nothing comes at all.
+        vLLM leaves open requests unanswered when it is told to stop, and stays until the client hangs up; a lost
+        machine sends nothing at all.
         """
         address = urlsplit(self._proxy or self.base_url)
         port = address.port or (443 if address.scheme == "https" else 80)
@@ -268,7 +269,7 @@ def check_endpoint(config: LlmConfig, needed_tokens: int = 0, adapters: Sequence
         raise InputError(f"{url} redirects ({got.status})", "give the final address as endpoint.base_url")
     contexts = _contexts(got)
     if contexts is None and below_v1 is not None and _contexts(below_v1) is not None:
-        raise InputError(f"endpoint.base_url = {url} is no API, {url}/v1 is", f"endpoint.base_url={url}/v1")
+        raise InputError(f"endpoint.base_url = {url} is not an API, {url}/v1 is", f"endpoint.base_url={url}/v1")
     if contexts is None:
         return f"{url} gave no list of models (it answered {got.status}): the model's name is not checked"
     for kind, name in [("model", config.model), *(("adapter", name) for name in adapters)]:
@@ -298,7 +299,7 @@ async def _get_models(endpoint: EndpointConfig) -> tuple[Answer | Trouble, Answe
 
 
 def _contexts(answer: Answer) -> dict[str, int | None] | None:
-    """{id: tokens of context, where the server tells} of a list of models; None when the reply is none."""
+    """{id: tokens of context, where the server tells} of a list of models; None when the reply is not one."""
     data = parse_json(answer.payload) if answer.status == 200 else None
     cards = data.get("data") if isinstance(data, dict) else None
     if not isinstance(cards, list):

@@ -1,4 +1,4 @@
-"""What an engine's processes write while they start: the cause of a failure that they tell nobody else."""
+"""What an engine's processes log while they start, to find the cause of a failed start."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CAUSE = re.compile(
 """The last line of a traceback."""
 
 _NO_CAUSE = "root cause"
-"""In the errors of those who only saw that another process has failed."""
+"""In the errors of processes that only saw another one fail."""
 
 _MAX_CHARS = 600
 _MAX_BYTES = 4 * 2**20
-"""Of a log's end: the cause stands there."""
+"""Bytes that are read from the end of a log."""
 
 
 def own_logs() -> dict[Path, int]:

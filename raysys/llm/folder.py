@@ -9,7 +9,7 @@ from typing import Any
 
 from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
-from raysys.models import zoo
+from raysys.models import places
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """Where model configs say how many positions they have, depending on the architecture."""
@@ -23,8 +23,8 @@ def model_folder(place: str, repository: str | None = None) -> Path:
 
     repository: where such a model can be fetched, for the message.
     """
-    if zoo.is_zoo_name(place):
-        return zoo.path(place)
+    if places.is_zoo_name(place):
+        return places.path(place)
     folder = Path(place)
     if not folder.is_dir():
         fetch = f"hf download {repository or '…'} --revision <commit> --local-dir {folder}"

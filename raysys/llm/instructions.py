@@ -1,4 +1,4 @@
-"""What language models are asked, once: the stages send these texts, the zoo's rewriter is trained on them."""
+"""The instructions for language models: the stages send these texts, and the zoo's rewriter is trained on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known about a language model before it is loaded, checked in the driver, where mistakes cost nothing."""
+"""Checks of a language model before it is loaded, made in the driver so that mistakes show before any work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BYTES_PER_TOKEN = 6
 
 GAUGES_NEED = ("opencensus", "grpc_reflection")
 """What publishes vLLM's gauges: Ray's agent with all its parts (ray[default]), and Ray Serve, which vLLM asks for the
-name of a replica (ray[serve]). One package of each that nothing else brings."""
+name of a replica (ray[serve]). One package of each that no other extra installs."""
 
 
 def preflight(
@@ -35,7 +35,7 @@ def preflight(
     """Check folder, tokenizer, prompt format, images, context length, adapters and settings, without reading weights.
 
     texts: instructions that must fit, whatever is put into them. max_tokens: of an answer. image_size: (width, height)
-    in pixels of the largest picture; None = text only. adapters: names that requests will ask for. sample: some of the
+    in pixels of the largest image; None = text only. adapters: names that requests will ask for. sample: some of the
     prompts that rows will send; those that do not fit are noted, because their rows will be rejected.
 
     Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest with its image, "context", "notes"};
@@ -96,7 +96,7 @@ def _of_endpoint(
 
     if sees and not is_chat(config):
         raise InputError(
-            "prompt_format = completion takes no picture to an endpoint",
+            "prompt_format = completion cannot send images to an endpoint",
             "leave prompt_format and template out: the server has the model's chat template",
         )
     longest = max((len(config.template.replace("{prompt}", text).encode()) for text in texts), default=0)
@@ -141,9 +141,9 @@ def _processor_kwargs(config: LlmConfig) -> dict[str, Any]:
     kwargs = config.vllm.engine_kwargs.get("mm_processor_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise InputError(
-            f"llm.vllm.engine_kwargs: mm_processor_kwargs = {kwargs!r} is no mapping", "give names: values"
+            f"llm.vllm.engine_kwargs: mm_processor_kwargs = {kwargs!r} is not a mapping", "give names: values"
         )
-    return {name: value for name, value in kwargs.items() if name != "device"}  # the driver may have none of it
+    return {name: value for name, value in kwargs.items() if name != "device"}  # the driver may not have it
 
 
 def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:

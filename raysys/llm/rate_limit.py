@@ -23,7 +23,7 @@ class Pace:
         self._resume = 0.0
 
     def reserve(self, now: float) -> float:
-        """Take the next free start and return its time; `now` is from any clock that does not go back."""
+        """Take the next free start and return its time; `now` is from a monotonic clock."""
         start = max(now, self._next_start, self._resume)
         self._next_start = start + self._interval_s
         return start
@@ -48,7 +48,7 @@ class Pace:
 async def sleep_until(when: float) -> None:
     """Until the event loop's clock shows `when`; returns at once if it does already."""
     clock = asyncio.get_running_loop().time
-    while (left := when - clock()) > 0:  # a timer may fire a clock tick early
+    while (left := when - clock()) > 0:  # timers may fire one clock tick early
         await asyncio.sleep(left)
 
 

@@ -1,6 +1,7 @@
 """Requests → prompt strings and token ids, the same for every local engine.
 
-Chat: the model's own template, with an image part where the model has eyes. Completion: `template` around the prompt.
+Chat: the model's own template, with an image part where the model takes images. Completion: `template` around the
+prompt.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ EXCERPT = 12
 """Characters of a prompt in a row that an error message may not hold; fewer are in any sentence."""
 
 _PROBE = "probe7"
-"""A word that no template contains."""
+"""A placeholder that no template contains."""
 
 
 class Renderer:
-    """Tokenizer and, for models with eyes, processor of one model folder. Thread-safe."""
+    """Tokenizer and, for models that take images, processor of one model folder. Thread-safe."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Renderer:
         loaded = _load_processor(folder, trust_remote_code, processor_kwargs or {})
         self.processor = loaded if hasattr(loaded, "image_processor") else None
         self.tokenizer = loaded.tokenizer if self.processor is not None else loaded
-        self._lock = threading.Lock()  # fast tokenizers do not like to be shared between threads
+        self._lock = threading.Lock()  # fast tokenizers are not thread-safe
         self._chat_template = _chat_template(self.processor, self.tokenizer)
         if config.prompt_format == "chat" and self._chat_template is None:
             raise InputError(
@@ -57,7 +58,8 @@ class Renderer:
     def prompt(self, request: Request) -> str:
         """The string that the model continues; an image is one placeholder in it, if the model's format has one.
 
-        ValueError on an image that is none, or that the model cannot take; whatever the chat template raises.
+        ValueError on an array that is not an image, or an image that the model cannot take; whatever the chat
+        template raises.
         """
         if request.image is not None:
             self._check_image(request.image)
@@ -93,7 +95,7 @@ class Renderer:
             ]
 
     def inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray | None]) -> Any:
-        """The padded tensors that a transformers model takes; all of `images` are pictures, or none is."""
+        """The padded tensors that a transformers model takes; either all of `images` are images, or none is."""
         common = {"padding": True, "return_tensors": "pt"}
         if not all(self.adds_special_tokens(prompt) for prompt in prompts):
             common["add_special_tokens"] = False

@@ -1,7 +1,7 @@
 """transformers' own `generate` for one worker: for models that vLLM does not serve, and where vLLM is not installed.
 
 Requests that are sampled alike go through the model in padded batches. An answer depends on its own request and seed
-(`raysys.llm.drawing`); its neighbours only change the rounding of the last bits.
+(`raysys.llm.drawing`); its neighbors only change the rounding of the last bits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NOT_FROM_THE_MODEL = {
 
 
 class _Refused(Exception):
-    """The model's processor does not take a prompt of the batch; why is the cause."""
+    """The model's processor does not take a prompt of the batch; `__cause__` says why."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class TransformersGenerator:
         ends = RowEnds(self._renderer.tokenizer, start, limits, sampling.stop)
         settings = _NOT_FROM_THE_MODEL | self._settings.generate_kwargs
         if sampling.temperature > 0:
-            settings["num_beams"] = 1  # beams look for the likeliest answer: a drawn one has none
+            settings["num_beams"] = 1  # beam search looks for the likeliest answer: sampling has no beams
         with self._adapter(batch[0].request.adapter):
             tokens = self._model.generate(
                 **inputs,

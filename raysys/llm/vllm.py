@@ -219,7 +219,7 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
         "use_tqdm_on_load": False,
     }
     if sees:
-        # One image per request. Pictures are rarely asked about twice: keeping them would cost gigabytes.
+        # One image per request. Images are rarely asked about twice: keeping them would cost gigabytes.
         arguments |= {"limit_mm_per_prompt": {"image": 1, "video": 0, "audio": 0}, "mm_processor_cache_gb": 0}
     if config.vllm.adapters:
         arguments |= {"enable_lora": True, "max_loras": len(config.vllm.adapters), "max_lora_rank": lora_rank(config)}
@@ -249,7 +249,9 @@ def check_engine_kwargs(config: LlmConfig) -> None:
 
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
     if unknown := sorted(set(config.vllm.engine_kwargs) - known):
-        raise InputError(f"vllm.engine_kwargs.{unknown[0]} is no argument of vLLM's engine", "see `vllm serve --help`")
+        raise InputError(
+            f"vllm.engine_kwargs.{unknown[0]} is not an argument of vLLM's engine", "see `vllm serve --help`"
+        )
 
 
 async def _start(arguments: dict[str, Any], config: LlmConfig) -> tuple[Any, dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Model families, their parts and the embedded zoo. Everything is loaded from local folders, safetensors only."""
+"""Model families and their parts, and where the shipped ones lie. Loaded from local folders, safetensors only."""

@@ -1,4 +1,4 @@
-"""Load the parts of a Stable Diffusion pipeline from local folders or the zoo; hash what was loaded.
+"""Find the parts of saved models, load them, hash what they compute: what the loaders of all families share.
 
 A place is `zoo:<member>`, a pipeline folder (with model_index.json) or the folder of one part. Only safetensors are
 read: a pickle can run code. Nothing is ever downloaded.
@@ -10,21 +10,21 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from raysys.errors import InputError
-from raysys.models import zoo
+from raysys.models import places
 
-M = TypeVar("M", bound=torch.nn.Module)
+M, L = TypeVar("M", bound=torch.nn.Module), TypeVar("L")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-_PIPELINE_INDEX = "model_index.json"
+PIPELINE_INDEX = "model_index.json"
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 _VOLATILE_KEYS = ("_diffusers_version", "_name_or_path", "transformers_version", "_transformers_version")
 """Config keys that say who wrote the file, not what the model is."""
@@ -32,14 +32,14 @@ _VOLATILE_KEYS = ("_diffusers_version", "_name_or_path", "transformers_version",
 
 def part_folder(place: str | Path, part: str) -> Path:
     """The folder that holds `part` ("vae", "unet", "text_encoder", "tokenizer", "scheduler") at `place`."""
-    if zoo.is_zoo_name(str(place)):
-        return zoo.path(str(place))
+    if places.is_zoo_name(str(place)):
+        return places.path(str(place))
     folder = Path(place)
     if not folder.is_dir():
         raise InputError(
             f"model folder {folder} does not exist", "give a local folder, or zoo:<member> for a small one"
         )
-    if (folder / _PIPELINE_INDEX).is_file():
+    if (folder / PIPELINE_INDEX).is_file():
         folder = folder / part
         if not folder.is_dir():
             raise InputError(f"pipeline {folder.parent} has no {part} folder", "give a complete pipeline folder")
@@ -50,14 +50,14 @@ def load_vae(place: str | Path, dtype: torch.dtype = torch.float32, device: str 
     """An `AutoencoderKL` in eval mode, frozen."""
     folder = part_folder(place, "vae")
     load = AutoencoderKL.from_pretrained
-    return _ready(_loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
+    return ready(loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
 
 
 def load_unet(place: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> UNet2DConditionModel:
     """A `UNet2DConditionModel` in eval mode, frozen; a trainer turns gradients on itself."""
     folder = part_folder(place, "unet")
     load = UNet2DConditionModel.from_pretrained
-    return _ready(_loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
+    return ready(loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
 
 
 def load_text_encoder(
@@ -70,15 +70,9 @@ def load_text_encoder(
     folder = part_folder(place, "text_encoder")
     vocabulary = part_folder(tokenizer, "tokenizer") if tokenizer else _tokenizer_beside(str(place), folder)
     load = CLIPTextModel.from_pretrained
-    model = _loaded(folder, lambda: load(folder, dtype=dtype, use_safetensors=True, local_files_only=True))
-    words = _loaded(vocabulary, lambda: CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True))
-    return words, _ready(model, device)
-
-
-def load_noise_scheduler(place: str | Path) -> DDPMScheduler:
-    """The training schedule of a saved pipeline: same β, same prediction type, whatever sampler was saved."""
-    folder = part_folder(place, "scheduler")
-    return _loaded(folder, lambda: DDPMScheduler.from_pretrained(folder, clip_sample=False))
+    model = loaded(folder, lambda: load(folder, dtype=dtype, use_safetensors=True, local_files_only=True))
+    words = loaded(vocabulary, lambda: CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True))
+    return words, ready(model, device)
 
 
 def model_hash(folder: str | Path) -> str:
@@ -87,7 +81,7 @@ def model_hash(folder: str | Path) -> str:
     Config keys that only record versions or origins are left out, so that a copy written by another release hashes
     the same. Files with other suffixes (README, images) do not count. InputError when nothing is there to hash.
     """
-    root = zoo.path(str(folder)) if zoo.is_zoo_name(str(folder)) else Path(folder)
+    root = places.path(str(folder)) if places.is_zoo_name(str(folder)) else Path(folder)
     files = sorted(f for f in root.rglob("*") if f.is_file() and f.suffix in _HASHED_SUFFIXES)
     if not any(f.suffix == ".safetensors" for f in files):
         raise InputError(f"model folder {root} holds no .safetensors file", "save the model with safetensors")
@@ -102,10 +96,41 @@ def text_encoder_hashes(place: str | Path, tokenizer: str | Path | None = None) 
     return {"text_encoder_hash": model_hash(folder), "tokenizer_hash": _digest(words, vocabulary)}
 
 
+def vocabulary_folder(place: str | Path, part: str, tokenizer: str | Path | None) -> Path:
+    """The folder of `tokenizer`; None = of the tokenizer beside the text encoder `part` at `place`.
+
+    Beside means: the same zoo, the same pipeline folder, the same folder, or its sibling `tokenizer`.
+    """
+    if tokenizer is not None:
+        return part_folder(tokenizer, "tokenizer")
+    return _tokenizer_beside(str(place), part_folder(place, part))
+
+
+def digest_of(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """sha256 (hex) of names and contents of the files below `folder` that have one of `suffixes`."""
+    return _digest(folder, sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix in suffixes))
+
+
+def ready(model: M, device: str) -> M:
+    """In eval mode, frozen, on `device`."""
+    return model.eval().requires_grad_(False).to(device)
+
+
+def loaded(folder: Path, load: Callable[[], L]) -> L:
+    """`load()`, its complaints about the folder's files turned into one message that names the folder."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, SafetensorError) as exc:
+        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise InputError(
+            f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
+        ) from exc
+
+
 def _digest(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        content = _config_digest(file) if file.suffix == ".json" else zoo.sha256(file)
+        content = _config_digest(file) if file.suffix == ".json" else places.sha256(file)
         digest.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
 
@@ -118,24 +143,9 @@ def _config_digest(file: Path) -> str:
 
 
 def _tokenizer_beside(place: str, folder: Path) -> Path:
-    if zoo.is_zoo_name(place):
-        return zoo.path("tokenizer")
+    if places.is_zoo_name(place):
+        return places.path("tokenizer")
     for candidate in (folder, folder.parent / "tokenizer"):
         if any((candidate / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return candidate
     raise InputError(f"no tokenizer in {folder} or beside it", "name its folder")
-
-
-def _ready(model: M, device: str) -> M:
-    return model.eval().requires_grad_(False).to(device)
-
-
-def _loaded(folder: Path, load: Callable[[], Any]) -> Any:
-    """`load()`, its complaints about the folder's files turned into one message that names the folder."""
-    try:
-        return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise InputError(
-            f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
-        ) from exc

@@ -1,7 +1,8 @@
-"""Noise schedules: one config object gives the training scheduler (DDPM) and the sampler (DPM-Solver++)."""
+"""Noise schedules: from a config or a saved file to the training scheduler (DDPM) and the sampler (DPM-Solver++)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
@@ -9,6 +10,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from pydantic import Field, model_validator
 
 from raysys.config import Config
+from raysys.errors import InputError
+from raysys.models.loading import loaded, part_folder
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -58,6 +61,27 @@ def build_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
         timestep_spacing="trailing",
         steps_offset=1,  # without effect on trailing timesteps; diffusers warns about any other value
     )
+
+
+def load_noise_scheduler(place: str | Path) -> DDPMScheduler:
+    """The training schedule of a saved pipeline, or the one beside the folder of a denoiser, whatever sampler wrote it.
+
+    β and prediction type are the file's. The timestep spacing is the file's only where the file states it, else
+    `trailing`: diffusers would fill in `leading`, which starts Stable Diffusion 2.1 at t = 941 instead of 999.
+    InputError: no schedule lies there, or it is damaged.
+    """
+    folder = _scheduler_folder(place)
+    config = loaded(folder, lambda: DDPMScheduler.load_config(folder))
+    spacing = config.get("timestep_spacing") or "trailing"
+    return loaded(folder, lambda: DDPMScheduler.from_config(config, clip_sample=False, timestep_spacing=spacing))
+
+
+def _scheduler_folder(place: str | Path) -> Path:
+    folder = part_folder(place, "scheduler")
+    for candidate in (folder, folder.parent / "scheduler"):
+        if (candidate / DDPMScheduler.config_name).is_file():
+            return candidate
+    raise InputError(f"no noise schedule in {folder} or beside it", "name a pipeline folder, or give noise_schedule")
 
 
 def build_sampler(noise_scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:

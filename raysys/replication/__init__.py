@@ -1,11 +1,15 @@
 """Do generated images repeat training images? R, its interval, its background and the matches behind it."""
 
+from raysys.replication.config import ReplicationConfig
 from raysys.replication.inputs import ImageSet, open_images
-from raysys.replication.score import Background, ReplicationConfig, ReplicationResult, score, terminal_progress
+from raysys.replication.result import Background, LeftOut, ReplicationResult
+from raysys.replication.score import score
+from raysys.replication.terminal import terminal_progress
 
 __all__ = [
     "Background",
     "ImageSet",
+    "LeftOut",
     "ReplicationConfig",
     "ReplicationResult",
     "open_images",

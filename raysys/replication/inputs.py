@@ -6,6 +6,7 @@ gen_id.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,8 +24,8 @@ from raysys.errors import InputError
 from raysys.outcomes import error_from
 from raysys.rows import GENERATIONS, SAMPLES
 from raysys.shards.files import is_url, join
-from raysys.shards.folder import image_names, list_files, read_file
-from raysys.shards.licences import normalise
+from raysys.shards.folder import image_names, list_files, listing_signature, read_file
+from raysys.shards.licenses import normalize
 from raysys.shards.raw import IMAGE_EXTENSIONS, first_of, printable
 from raysys.shards.references import ImageReader
 from raysys.tables import TableView, open_table
@@ -33,7 +34,6 @@ from raysys.tables.store import Store
 
 logger = logging.getLogger(__name__)
 
-FACTS = ("caption", "licence", "url")
 READ_ROWS = 128
 """Images of a table that are in memory at a time, encoded."""
 
@@ -54,6 +54,10 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def signature(self) -> str:
+        """Changes when the images or what is known of them change; reads no image."""
+        ...
+
     def ids(self) -> set[str]:
         """The id of every image; reads no image."""
         ...
@@ -67,7 +71,7 @@ class ImageSet(Protocol):
         ...
 
     def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
-        """{id: {"caption", "licence", "url"}} for the chosen images; None where the source does not say."""
+        """{id: {"caption", "license", "url"}} for the chosen images; None where the source does not say."""
         ...
 
 
@@ -108,13 +112,16 @@ class FolderImages:
     def __init__(self, folder: str, role: str = "images") -> None:
         self.source = folder if is_url(folder) else os.path.abspath(folder)
         listing = list_files(self.source)
-        self._listing = frozenset(listing)
+        self._listing, self._signature = frozenset(listing), listing_signature(listing)
         self._name_of = {printable(name): name for name in image_names(listing)}
         if not self._name_of:
             raise InputError(f"{role}: no image in {folder} ({_what_is_there(listing)})", _hint(listing))
 
     def __len__(self) -> int:
         return len(self._name_of)
+
+    def signature(self) -> str:
+        return self._signature
 
     def ids(self) -> set[str]:
         return set(self._name_of)
@@ -149,14 +156,14 @@ class FolderImages:
 
 
 def sidecar_facts(text: bytes | None, metadata: bytes | None) -> dict[str, str | None]:
-    """Caption, licence and url of an image from its .txt and .json; what is not there or not readable is None."""
+    """Caption, license and url of an image from its .txt and .json; what is not there or not readable is None."""
     facts = _json_object(metadata)
     caption = text.decode("utf-8", "replace").strip() if text else first_of(facts, ("caption", "prompt", "text"))
-    licence, evidence = normalise(facts)
+    license, evidence = normalize(facts)
     url = facts.get("url")
     return {
         "caption": caption if isinstance(caption, str) else None,
-        "licence": licence if evidence is not None else None,
+        "license": license if evidence is not None else None,
         "url": url if isinstance(url, str) else None,
     }
 
@@ -175,6 +182,10 @@ class TableImages:
 
     def __len__(self) -> int:
         return self._view.counts().kept
+
+    def signature(self) -> str:
+        signatures = "".join(part.signature for part in self._view.inputs())
+        return f"{self._view.identity}:{hashlib.sha256(signatures.encode()).hexdigest()[:16]}"
 
     def ids(self) -> set[str]:
         return {i for table in self._view.rows([self._key]) for i in table[self._key].to_pylist()}
@@ -203,7 +214,7 @@ class TableImages:
         return {
             row[self._key]: {
                 "caption": row["caption" if self._is_samples else "prompt"],
-                "licence": row.get("licence"),
+                "license": row.get("license"),
                 "url": row.get("url"),
             }
             for row in self._locate(set(ids))
@@ -217,7 +228,7 @@ class TableImages:
 
     def _locate(self, ids: set[str]) -> list[dict[str, Any]]:
         """The rows of `ids` without their images; remembers in which part each is."""
-        facts = ["caption", "licence", "url"] if self._is_samples else ["prompt"]
+        facts = ["caption", "license", "url"] if self._is_samples else ["prompt"]
         wanted, found = pa.array(sorted(ids), pa.string()), []
         for number, part in enumerate(self._view.parts):
             table = _kept(part.read([self._key, *facts, "outcome"]))

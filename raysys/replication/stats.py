@@ -2,12 +2,13 @@
 
 R = 95th percentile of s(g) over the generated images (Somepalli et al. 2023, "Diffusion Art or Digital Forgery?" and
 "Understanding and Mitigating Copying"; Li et al. 2024): not paired with the prompt's own image, not a mean, not
-normalised by a background.
+normalized by a background.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 R_PERCENTILE = 95
 PERCENTILES = (50, 75, 90, 95, 99)
 THRESHOLDS = (0.5, 0.75)
-"""0.5: "a copy" in Somepalli et al.; 0.75: 90 % precision on DISC for sscd_disc_mixup (SSCD's README)."""
+"""Shares above these two stand beside every published R. What they mean depends on the descriptor:
+`raysys.similarity.thresholds`."""
 CI_LEVEL = 0.95
 CI_MIN_GENERATIONS = 100
 """Below this the interval would end at the largest value seen and say little."""
@@ -32,14 +34,14 @@ def replication_score(similarities: np.ndarray) -> float:
     return float(np.percentile(_wide(similarities), R_PERCENTILE))
 
 
-def summary(similarities: np.ndarray) -> dict[str, Any]:
+def summary(similarities: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, Any]:
     """{"n", "mean", "percentiles": {"50": …}, "fraction_above": {"0.5": …}} of similarities [G]."""
     values = np.percentile(_wide(similarities), PERCENTILES)
     return {
         "n": len(similarities),
         "mean": float(np.mean(similarities, dtype=np.float64)),
         "percentiles": {str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
-        "fraction_above": {str(t): float(np.mean(similarities > t)) for t in THRESHOLDS},
+        "fraction_above": {str(t): float(np.mean(similarities > t)) for t in thresholds},
     }
 
 

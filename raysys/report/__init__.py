@@ -1,29 +1,18 @@
-"""What a run or a measurement found: self-contained HTML pages and the tables at the end of a command."""
+"""What a study or a measurement found: self-contained HTML pages and the tables at the end of a command."""
 
-from raysys.report.data import (
-    CaptionsReport,
-    DuplicateCluster,
-    ImageOf,
-    ModelReplication,
-    PipelineReport,
-    TableOutcome,
-)
-from raysys.report.headline import Headline, pipeline_headline, replication_headline
-from raysys.report.page import demo_report, replication_report
-from raysys.report.terminal import print_pipeline, print_replication
+from raysys.report.data import DuplicateCluster, ImageOf, StudyReport, TableOutcome
+from raysys.report.headline import Headline
+from raysys.report.page import replication_report, study_report
+from raysys.report.terminal import print_replication, print_study
 
 __all__ = [
-    "CaptionsReport",
     "DuplicateCluster",
     "Headline",
     "ImageOf",
-    "ModelReplication",
-    "PipelineReport",
+    "StudyReport",
     "TableOutcome",
-    "demo_report",
-    "pipeline_headline",
-    "print_pipeline",
     "print_replication",
-    "replication_headline",
+    "print_study",
     "replication_report",
+    "study_report",
 ]

@@ -1,4 +1,4 @@
-"""Which matches are shown, side by side for one or two models, and which duplicate clusters."""
+"""Which matches are shown, side by side for all models, and which duplicate clusters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from raysys.report.data import DuplicateCluster, ImageOf
 from raysys.report.images import Picture, pictures
 
-MAX_ENTRIES = 24
-N_OPEN = {1: 9, 2: 8}
-"""Entries shown at once, by number of models (3 or 2 columns); the rest unfolds: a phone must reach what follows."""
+MAX_ENTRIES, MAX_PAIRS = 24, 60
+"""Entries on the page: fewer when each shows many models, so that its pictures stay large enough to see something."""
+MAX_OPEN, MAX_OPEN_PAIRS = 9, 16
+"""Entries shown at once; the rest unfolds: a phone must reach what follows."""
 MAX_CLUSTERS = 8
 MAX_MEMBERS = 4
 
@@ -26,6 +27,7 @@ class ModelMatches:
 
     key: str
     label: str
+    series: int
     matches: Sequence[Mapping[str, Any]]
     image: ImageOf
 
@@ -36,12 +38,13 @@ class Half:
 
     key: str
     label: str
+    series: int
     generated: str
     training: str
     similarity: float
     prompt: str | None
     caption: str | None
-    licence: str | None
+    license: str | None
     url: str | None
     generated_picture: Picture
     training_picture: Picture
@@ -65,6 +68,16 @@ class Entry:
 class ClusterPictures:
     cluster: DuplicateCluster
     shown: tuple[tuple[str, Picture], ...]
+
+
+def n_entries(n_models: int) -> int:
+    """How many entries the page of `n_models` holds."""
+    return max(4, min(MAX_ENTRIES, MAX_PAIRS // n_models))
+
+
+def n_open(n_models: int) -> int:
+    """How many of them are shown at once."""
+    return max(2, min(MAX_OPEN, MAX_OPEN_PAIRS // n_models))
 
 
 def gallery(models: Sequence[ModelMatches], training_image: ImageOf, max_entries: int = MAX_ENTRIES) -> list[Entry]:
@@ -105,12 +118,13 @@ def _half(model: ModelMatches, match: Mapping[str, Any], generated: Picture, tra
     return Half(
         key=model.key,
         label=model.label,
+        series=model.series,
         generated=str(match["generated"]),
         training=str(match["training"]),
         similarity=float(match["similarity"]),
         prompt=match.get("prompt"),
         caption=match.get("caption"),
-        licence=match.get("licence"),
+        license=match.get("license"),
         url=match.get("url"),
         generated_picture=generated,
         training_picture=training,

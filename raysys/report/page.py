@@ -1,6 +1,6 @@
 """The HTML reports: one self-contained file each, readable without scripts, network or the folder they came from.
 
-Everything in them that came from data (captions, file names, licences) is untrusted: templates escape it, and a
+Everything in them that came from data (captions, file names, licenses) is untrusted: templates escape it, and a
 content policy in the page forbids every load and every script but the page's own.
 """
 
@@ -9,56 +9,50 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raysys.replication import ReplicationResult
 from raysys.report import text
-from raysys.report.captions import captions_section
-from raysys.report.data import PipelineReport
-from raysys.report.gallery import N_OPEN, ModelMatches, duplicate_clusters, gallery
-from raysys.report.headline import pipeline_headline, replication_headline
-from raysys.report.plots import Distribution, distribution_plot, loss_plot
+from raysys.report.data import StudyReport
+from raysys.report.headline import Headline
+from raysys.report.plots import series_of
+from raysys.report.recipe import captions_in_words
+from raysys.report.sections import section
+from raysys.report.sections.replication import replication_headline, view_of_one
 
-BASELINE, MITIGATED, HELD_OUT = 0, 1, 2
-"""Indices of the page's series colours."""
+NOTHING = Headline("No model has a result yet.", "no results", "")
 
 
-def demo_report(data: PipelineReport, out: Path) -> Path:
-    """Write the report of a whole run (data → models → R of both) to `out`; return `out`."""
-    models = {"baseline": data.baseline, "mitigated": data.mitigated}
-    measured = [
-        (text.title_case(model.label), model.result, series)
-        for series, model in zip((BASELINE, MITIGATED), models.values(), strict=True)
+def study_report(data: StudyReport, out: Path) -> Path:
+    """Write the report of a study to `out`; return `out`."""
+    evaluations = [
+        {
+            "name": name,
+            "headline": section(name).headline(found),
+            "view": section(name).view(found),
+            "limits": section(name).limits(found),
+            "absent": {m: why for m, why in data.missing.items() if m not in section(name).measured(found)},
+        }
+        for name, found in data.evaluations.items()
     ]
-    if data.held_out is not None:
-        measured.append(("Held-out level", data.held_out, HELD_OUT))
-    entries = gallery(
-        [
-            ModelMatches(key, text.title_case(model.label), model.result.matches, model.image)
-            for key, model in models.items()
-        ],
-        data.training_image,
-    )
-    page = _environment().get_template("demo.html.j2")
-    html = page.render(
-        data=data,
-        headline=pipeline_headline(data),
-        measured=measured,
-        figures=text.compare_figures([result for _, result, _ in measured]),
-        distribution=_distribution(measured),
-        entries=entries,
-        n_matches=len({match["generated"] for model in models.values() for match in model.result.matches}),
-        clusters=duplicate_clusters(data.duplicates, data.training_image),
-        captions=captions_section(data.captions, data.training_image),
-        losses=loss_plot(data.losses, f"Training loss against step for {', '.join(data.losses) or 'no training'}."),
-        **_assets(),
+    parts = [{"name": name, "view": section(name).view(found)} for name, found in data.parts.items()]
+    html = (
+        _environment()
+        .get_template("study.html.j2")
+        .render(
+            data=data,
+            headline=evaluations[0]["headline"] if evaluations else NOTHING,
+            evaluations=evaluations,
+            parts=parts,
+            series_of={name: series_of(i) for i, name in enumerate(data.models)},
+            **_assets(),
+        )
     )
     return _write(html, out)
 
@@ -74,44 +68,25 @@ def replication_report(
     versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report of one measurement (`raysys replication GENERATED TRAINING --report out`); return `out`."""
-    measured: list[tuple[str, ReplicationResult, int]] = [("Generated", result, BASELINE)]
-    if result.held_out is not None:
-        measured.append(("Held-out images", result.held_out, HELD_OUT))
-    model = ModelMatches("generated", "Generated", result.matches, generated_bytes)
-    page = _environment().get_template("replication.html.j2")
-    html = page.render(
-        title=title,
-        command=command,
-        versions=versions or {},
-        result=result,
-        headline=replication_headline(result),
-        measured=measured,
-        figures=text.compare_figures([result for _, result, _ in measured]),
-        distribution=_distribution(measured),
-        entries=gallery([model], training_bytes),
-        n_matches=len(result.matches),
-        **_assets(),
+    html = (
+        _environment()
+        .get_template("replication.html.j2")
+        .render(
+            title=title,
+            command=command,
+            versions=versions or {},
+            result=result,
+            headline=replication_headline(result),
+            view=view_of_one(result, generated_bytes, training_bytes),
+            **_assets(),
+        )
     )
     return _write(html, out)
 
 
-def _distribution(measured: Sequence[tuple[str, ReplicationResult, int]]) -> Markup:
-    rows = [
-        Distribution(label, np.asarray(result.similarities, dtype=float), result.R, result.R_ci, series)
-        for label, result, series in measured
-    ]
-    words = "; ".join(f"{row.label}: R {text.number(row.R)}, {len(row.similarities):,} images" for row in rows)
-    background = measured[0][1].background
-    return distribution_plot(
-        rows,
-        None if background is None else background.similarities,
-        f"Distribution of the similarity to the nearest image. {words}.",
-    )
-
-
 def _environment() -> Environment:
     env = Environment(
-        loader=PackageLoader("raysys.report"),
+        loader=ChoiceLoader([PackageLoader("raysys.report"), PackageLoader("raysys.report", "sections")]),
         autoescape=True,  # for every template: Jinja's default would look at the file name and miss `.j2`
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -124,13 +99,12 @@ def _environment() -> Environment:
         "duration",
         "plain",
         "lang_of",
-        "title_case",
         "change",
         "sorted_reasons",
         "shorten",
     ):
         env.filters[name] = getattr(text, name)
-    env.globals["n_open"] = N_OPEN
+    env.filters["captions_in_words"] = captions_in_words
     return env
 
 

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that takes its colours and fonts from the page, so that one drawing serves light and dark.
+"""Plots as inline SVG that takes its colors and fonts from the page, so that one drawing serves light and dark.
 
 Each plot is drawn twice, for a wide and for a narrow page: scaled down to a phone, the text of a wide plot would be
 too small to read. CSS shows one of the two.
@@ -24,12 +24,17 @@ from matplotlib.figure import Figure
 
 from raysys.report.text import number
 
-# Colours that matplotlib writes and `inline_svg` replaces by CSS variables. Their values never reach a reader.
-INK, MUTED, RULE = "#010101", "#020202", "#030303"
-SERIES = ("#040404", "#050505", "#060606", "#070707")
-BACKGROUND = "#080808"
-_CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BACKGROUND: "--grey"}
-_CSS_OF |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
+# Colors that matplotlib writes and `inline_svg` replaces by CSS variables. Their values never reach a reader.
+INK, MUTED, RULE, BACKGROUND, SCORES = "#010101", "#020202", "#030303", "#040404", "#050505"
+N_SERIES = 12
+"""Colors of models; more models take them again from the start."""
+REFERENCES = "references"
+"""The series of what models are compared with."""
+SERIES: dict[int | str, str] = {i: f"#0101{i + 16:02d}" for i in range(N_SERIES)} | {REFERENCES: "#010140"}
+_CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BACKGROUND: "--gray", SCORES: "--scores"}
+_CSS_OF |= {color: f"--series-{name}" for name, color in SERIES.items()}
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+"""Line styles beside the colors, for readers who cannot tell these apart."""
 
 FEW_IMAGES, WIDE_BIN, NARROW_BIN = 300, 0.05, 0.02
 """Below 300 images, bins of 0.02 show noise more than shape."""
@@ -41,15 +46,20 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 
 
+def series_of(number: int) -> int:
+    """The series of model `number`: what `SERIES` and the page's style name its color by."""
+    return number % N_SERIES
+
+
 @dataclass(frozen=True)
 class Distribution:
-    """One row of the distribution plot. `series` picks the colour; R is marked with its interval when given."""
+    """One row of the distribution plot. `series` picks the color; R is marked with its interval when given."""
 
     label: str
     similarities: np.ndarray
     R: float
     R_ci: tuple[float, float] | None
-    series: int
+    series: int | str
 
 
 def distribution_plot(rows: Sequence[Distribution], background: np.ndarray | None, summary: str) -> Markup:
@@ -69,7 +79,8 @@ def distribution_plot(rows: Sequence[Distribution], background: np.ndarray | Non
         for ax in axes[:-1]:
             ax.tick_params(bottom=False)
 
-    return _both_widths(draw, lambda narrow: (1.2 if narrow else 1.45) * len(rows) + 0.55, summary)
+    each = 1.45 if len(rows) <= 4 else 1.05
+    return _both_widths(draw, lambda narrow: (min(each, 1.2) if narrow else each) * len(rows) + 0.55, summary)
 
 
 @dataclass(frozen=True)
@@ -113,22 +124,23 @@ def loss_plot(losses: Mapping[str, Sequence[Mapping[str, Any]]], summary: str) -
     def draw(figure: Figure, narrow: bool) -> None:
         ax = figure.subplots()
         for i, (name, curve) in enumerate(curves.items()):
-            colour = SERIES[i % len(SERIES)]
+            color = SERIES[series_of(i)]
             smooth = running_mean(curve[:, 1])
             if len(curve) >= 20:
-                ax.plot(curve[:, 0], curve[:, 1], color=colour, alpha=0.22, linewidth=0.8)
-            ax.plot(curve[:, 0], smooth, color=colour, linewidth=1.6, label=name, linestyle=("-", (0, (5, 1.5)))[i % 2])
+                ax.plot(curve[:, 0], curve[:, 1], color=color, alpha=0.22, linewidth=0.8)
+            ax.plot(curve[:, 0], smooth, color=color, linewidth=1.6, label=name, linestyle=DASHES[i % len(DASHES)])
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.grid(axis="y", color=RULE, linewidth=0.6)
         ax.set_ylim(bottom=0)
         ax.margins(x=0.01)
         ax.spines["bottom"].set_visible(True)
-        legend = ax.legend(frameon=False, loc="upper right", labelcolor=INK)
+        columns = 1 if len(curves) <= 3 else 2 if narrow else 4
+        legend = ax.legend(frameon=False, loc="upper right", labelcolor=INK, ncols=columns)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
-    return _both_widths(draw, lambda narrow: 2.3 if narrow else 2.9, summary)
+    return _both_widths(draw, lambda narrow: (2.3 if narrow else 2.9) + 0.1 * len(curves), summary)
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -145,7 +157,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the neighbouring 5 % of the points on both sides together (at least 1): same length, no delay."""
+    """Mean over the neighboring 5 % of the points on both sides together (at least 1): same length, no delay."""
     half = len(values) // 40
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -164,20 +176,20 @@ def _bin_edges(values: Sequence[np.ndarray]) -> np.ndarray:
 def _draw_distribution(
     ax: Axes, row: Distribution, background: np.ndarray | None, edges: np.ndarray, narrow: bool
 ) -> None:
-    colour = SERIES[row.series]
+    color = SERIES[row.series]
     # Clipped because cosines of equal images round to a hair above 1.
     heights, _ = np.histogram(np.clip(row.similarities, edges[0], edges[-1]), edges)
     shares = heights / max(heights.sum(), 1)
-    ax.stairs(shares, edges, fill=True, color=colour, alpha=0.35)
-    ax.stairs(shares, edges, color=colour, linewidth=1.0)
+    ax.stairs(shares, edges, fill=True, color=color, alpha=0.35)
+    ax.stairs(shares, edges, color=color, linewidth=1.0)
     top = float(shares.max(initial=0))
     if background is not None and len(background):
         outline = np.histogram(np.clip(background, edges[0], edges[-1]), edges)[0] / len(background)
         ax.stairs(outline, edges, color=BACKGROUND, linewidth=1.0, linestyle=(0, (2, 1.5)))
         top = max(top, float(outline.max()))
     if row.R_ci is not None:
-        ax.axvspan(*row.R_ci, color=colour, alpha=0.16, linewidth=0)
-    ax.axvline(row.R, color=colour, linewidth=1.8)
+        ax.axvspan(*row.R_ci, color=color, alpha=0.16, linewidth=0)
+    ax.axvline(row.R, color=color, linewidth=1.8)
     # The label stands on the side of R where there is room.
     left = row.R / edges[-1] > 0.75
     ax.annotate(
@@ -191,7 +203,7 @@ def _draw_distribution(
         color=INK,
         weight="bold",
     )
-    ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=colour, weight="bold", va="bottom", parse_math=False)
+    ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=color, weight="bold", va="bottom", parse_math=False)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_ylim(0, (top or 1.0) * 1.25)  # room for the label of R above the bars
     ax.set_yticks([])
@@ -211,16 +223,16 @@ def _score_range(rows: Sequence[Generality]) -> tuple[int, int]:
 
 
 def _draw_generality(ax: Axes, row: Generality) -> None:
-    colour = SERIES[3]
+    color = SCORES
     edges = np.linspace(0, 10, len(row.before) + 1)
     before, after = (counts / max(counts.sum(), 1) for counts in (row.before, row.after))
-    ax.stairs(after, edges, fill=True, color=colour, alpha=0.35)
-    ax.stairs(after, edges, color=colour, linewidth=1.0)
+    ax.stairs(after, edges, fill=True, color=color, alpha=0.35)
+    ax.stairs(after, edges, color=color, linewidth=1.0)
     ax.stairs(before, edges, color=BACKGROUND, linewidth=1.0, linestyle=(0, (2, 1.5)))
     rises = row.means[1] >= row.means[0]
     for mean, words, dark, left in (
         (row.means[0], "before", BACKGROUND, rises),
-        (row.means[1], "after", colour, not rises),
+        (row.means[1], "after", color, not rises),
     ):
         ax.axvline(mean, color=dark, linewidth=1.8)
         # The labels stand away from each other: two close means would write one over the other.
@@ -239,7 +251,7 @@ def _draw_generality(ax: Axes, row: Generality) -> None:
         below = ax.get_xaxis_transform()
         marks = {"marker": "D", "markersize": 4, "markerfacecolor": face, "markeredgecolor": INK}
         ax.plot([value], [0.0], transform=below, clip_on=False, linestyle="none", zorder=5, **marks)
-    ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=colour, weight="bold", va="bottom", parse_math=False)
+    ax.text(0.0, 1.04, row.label, transform=ax.transAxes, color=color, weight="bold", va="bottom", parse_math=False)
     ax.set_ylim(0, float(max(before.max(), after.max())) * 1.35)
     ax.set_yticks([])
     ax.spines["bottom"].set_visible(True)
@@ -275,7 +287,7 @@ def _both_widths(draw: Callable[[Figure, bool], None], height: Callable[[bool], 
 
 
 def inline_svg(figure: Figure, summary: str, css_class: str) -> Markup:
-    """A figure as an `<svg>` for HTML: no metadata or namespaces, own ids, colours as CSS variables, text as text."""
+    """A figure as an `<svg>` for HTML: no metadata or namespaces, own ids, colors as CSS variables, text as text."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": css_class}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
@@ -296,8 +308,8 @@ def inline_svg(figure: Figure, summary: str, css_class: str) -> Markup:
         root.attrib.pop(attribute, None)
     root.attrib |= {"class": f"plot {css_class}", "role": "img", "aria-label": summary}
     text = ET.tostring(root, encoding="unicode")
-    for colour, variable in _CSS_OF.items():
-        text = text.replace(colour, f"var({variable})")
+    for color, variable in _CSS_OF.items():
+        text = text.replace(color, f"var({variable})")
     return Markup(text)
 
 

@@ -1,4 +1,4 @@
-"""The tables that a command prints when it ends. Colours on a terminal; plain aligned text in a pipe or a log."""
+"""The tables that a command prints when it ends. Colors on a terminal; plain aligned text in a pipe or a log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.text import Text
 
 from raysys.outcomes import Counts
 from raysys.replication import ReplicationResult
-from raysys.report.captions import scores_in_words
-from raysys.report.data import PipelineReport, TableOutcome
-from raysys.report.headline import Headline, pipeline_headline, replication_headline
-from raysys.report.text import duration, figures, interval, number, plain, sorted_reasons, title_case
+from raysys.report.data import StudyReport, TableOutcome
+from raysys.report.headline import Headline
+from raysys.report.sections import section
+from raysys.report.sections.captions import scores_in_words
+from raysys.report.sections.replication import replication_headline
+from raysys.report.text import duration, figures, number, plain, sorted_reasons
 
 PLAIN_WIDTH = 120
 """Width of a log line: a pipe has none, and rich's default of 80 would fold the reasons."""
@@ -24,22 +26,23 @@ PLAIN_WIDTH = 120
 N_WORST = 5
 
 
-def print_pipeline(data: PipelineReport, report: str = "", file: TextIO | None = None) -> None:
-    """The end of `raysys pipeline`: the fate of every table's rows, times, R of both models, where the report is."""
+def print_study(data: StudyReport, report: str = "", file: TextIO | None = None) -> None:
+    """The end of `raysys study`: the fate of every table's rows, what was measured, times, where the report is."""
     console = _console(file)
-    console.print(_tables(data.tables))
-    console.print()
-    measured = [(title_case(model.label), model.result) for model in (data.baseline, data.mitigated)]
-    if data.held_out is not None:
-        measured.append(("Held-out level", data.held_out))
-    console.print(_replication(measured))
-    console.print()
-    if data.captions is not None and (scores := scores_in_words(data.captions.scores)):
+    if (fates := data.parts.get("data")) is not None:
+        console.print(_tables(fates.tables))
+        console.print()
+    for name, found in data.evaluations.items():
+        console.print(_measured(*section(name).table(found)))
+        console.print()
+    captions = data.parts.get("captions")
+    if captions is not None and (scores := scores_in_words(captions.scores)):
         _print_lines(console, Text(f"generality score of captions: {scores}"))
-    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in data.stage_seconds.items())
-    _print_lines(console, Text(f"{duration(data.total_seconds)} in all: {stages}" if stages else ""))
-    headline = pipeline_headline(data)
-    _say(console, headline, "green" if headline.effect and not headline.warnings else "yellow")
+    jobs = ", ".join(f"{job} {duration(seconds)}" for job, seconds in data.seconds.items())
+    _print_lines(console, Text(f"{duration(data.total_seconds)} in all: {jobs}" if jobs else ""))
+    for name, found in data.evaluations.items():
+        _say(console, section(name).headline(found), "default")
+    _print_lines(console, *(Text(f"{name}: {why}", style="yellow") for name, why in data.missing.items()))
     if report:
         _print_lines(console, Text(f"report: {report}"))
 
@@ -100,14 +103,14 @@ def _reasons(counts: Counts) -> str:
     return ", ".join(reasons + [f"error: {plain(reason)} {n:,}" for reason, n in sorted_reasons(counts.error)])
 
 
-def _replication(measured: Sequence[tuple[str, ReplicationResult]]) -> Table:
+def _measured(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """One row per model or reference; the first column names it, the others are numbers."""
     table = _table()
-    table.add_column("Replication")
-    for name in ("R", "95 % interval", "Mean", "Generated", "Searched"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for label, result in measured:
-        row = (number(result.R), interval(result.R_ci), number(result.mean))
-        table.add_row(Text(label), *row, f"{result.n_generated:,}", f"{result.n_training:,}")
+    table.add_column(titles[0])
+    for title in titles[1:]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysys.replication import ReplicationResult
+from raysys.replication.stats import THRESHOLDS
 
 MINUS = "\N{MINUS SIGN}"
 NOT_KNOWN = "–"
@@ -37,6 +38,11 @@ def change(before: float, after: float) -> str | None:
     return text.replace("-", MINUS) + " %"
 
 
+def join_words(words: Sequence[str]) -> str:
+    """a; a and b; a, b and c"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def percent(fraction: float | None) -> str:
     """A fraction 0 … 1 as `12.5 %`."""
     return NOT_KNOWN if fraction is None else f"{100 * fraction:.1f} %"
@@ -59,11 +65,6 @@ def duration(seconds: float | None) -> str:
 def plain(reason: str) -> str:
     """A reason id as words: `too_large` → `too large`."""
     return reason.replace("_", " ")
-
-
-def title_case(label: str) -> str:
-    """The first letter as a capital, the rest as it is: a name such as `w_lat` keeps its form."""
-    return label[:1].upper() + label[1:]
 
 
 def lang_of(text: str | None) -> str | None:
@@ -89,7 +90,12 @@ def figures(result: ReplicationResult) -> dict[str, str]:
     percentiles = {_ordinal(name): value for name, value in result.percentiles.items()}
     # The 95th is R itself, already there.
     rows |= {f"{name} percentile": number(value) for name, value in percentiles.items() if name != "95th"}
-    rows |= {f"Share above {name}": percent(value) for name, value in result.fraction_above.items()}
+    rows |= {f"Share above {t:g}": percent(result.fraction_above[str(t)]) for t in THRESHOLDS}
+    if (copies := result.copies) is not None:
+        rows[f"Called copies by {result.descriptor}: above {copies['threshold']:g}"] = percent(copies["fraction"])
+        if copies["by_chance"] is not None:
+            rows["The same for unrelated images, expected"] = percent(copies["by_chance"])
+    rows |= _held_out_figures(result)
     if result.R_background_percentile is not None:
         rows["R in the background distribution"] = f"{number(result.R_background_percentile, 1)} %"
     settings = (
@@ -100,6 +106,22 @@ def figures(result: ReplicationResult) -> dict[str, str]:
         shorten(result.weights_sha256, 17),
     )
     return rows | dict(zip(SETTINGS, settings, strict=True))
+
+
+def _held_out_figures(result: ReplicationResult) -> dict[str, str]:
+    levels = {
+        "R of real held-out images": result.held_out,
+        "R against held-out images": result.own_held_out,
+    }
+    rows = {
+        name: f"{number(level.R)} ({interval(level.R_ci)}; {level.n_generated:,} against {level.n_training:,})"
+        for name, level in levels.items()
+        if level is not None
+    }
+    if (left_out := result.held_out_left_out) is not None:
+        rule = "equal bytes" if left_out.threshold is None else f"equal bytes or similarity {left_out.threshold:g}"
+        rows["Held-out images left out"] = f"{left_out.n:,} of {left_out.n_held_out:,} ({rule})"
+    return rows
 
 
 def compare_figures(results: Sequence[ReplicationResult]) -> tuple[dict[str, list[str]], dict[str, str]]:

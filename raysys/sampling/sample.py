@@ -1,51 +1,44 @@
-"""Latents from noise and text states: DPM-Solver++ with classifier-free guidance, without hidden state."""
+"""Latents from noise and conditioning: DPM-Solver++ over any family's denoiser, with any guidance."""
 
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from raysys.models.family import Conditioning, Denoiser
 from raysys.models.schedule import build_sampler
-from raysys.sampling.guidance import classifier_free_guidance
+from raysys.sampling.guidance import Guidance, Step
 
 
 @torch.inference_mode()
 def sample(
-    unet: UNet2DConditionModel,
-    noise_scheduler: SchedulerMixin,
-    prompt_embeds: torch.Tensor,
-    negative_prompt_embeds: torch.Tensor,
+    denoiser: Denoiser,
+    prompts: Conditioning,
     latents: torch.Tensor,
+    guidance: Guidance,
     num_inference_steps: int = 20,
-    guidance_scale: float = 7.5,
 ) -> torch.Tensor:
-    """Denoise `latents` [B, C, h, w] (standard normal) into clean scaled latents, float32, on the U-Net's device.
+    """Denoise `latents` [B, C, h, w] (standard normal) into clean scaled latents, float32, on the denoiser's device.
 
-    prompt_embeds [B, T, D]; negative_prompt_embeds [B, T, D] or [1, T, D], the states of "" or of what to avoid.
-    The U-Net runs once per step on 2B rows (the two predictions stacked), on B rows where guidance_scale ≤ 1, the
-    value that switches guidance off, as in diffusers. The same inputs give the same output: the solver is an ODE
-    solver and draws nothing.
+    The denoiser runs once per step, on the samples of all branches of `guidance` stacked. The same inputs give the
+    same output: the solver is an ODE solver and draws nothing.
     """
-    batch = latents.shape[0]
-    if prompt_embeds.shape[0] != batch or negative_prompt_embeds.shape[0] not in (1, batch):
-        raise ValueError(
-            f"{batch} latents, {prompt_embeds.shape[0]} prompt and {negative_prompt_embeds.shape[0]} negative states"
-        )
-    device, dtype = unet.device, unet.dtype
-    guided = guidance_scale > 1.0
-    states = prompt_embeds.to(device, dtype)
-    if guided:
-        negative = negative_prompt_embeds.to(device, dtype).expand(batch, -1, -1)
-        states = torch.cat([negative, states])
-    sampler = build_sampler(noise_scheduler)
+    batch = len(latents)
+    if len(prompts) != batch:
+        raise ValueError(f"{batch} latents, {len(prompts)} prompts")
+    device, dtype = denoiser.device, denoiser.dtype
+    branches = guidance.conditionings(prompts)
+    conditioning = Conditioning.cat(branches).to(device, dtype)
+    if len(conditioning) != batch * len(branches):
+        raise ValueError(f"{len(branches)} branches of {batch} samples hold {len(conditioning)} conditionings")
+    sampler = build_sampler(denoiser.noise_scheduler)
     sampler.set_timesteps(num_inference_steps, device=device)
     latents = latents.to(device, dtype) * sampler.init_noise_sigma
-    for timestep in sampler.timesteps:
-        model_input = torch.cat([latents, latents]) if guided else latents
-        model_input = sampler.scale_model_input(model_input, timestep)
-        noise_pred = unet(model_input, timestep, encoder_hidden_states=states).sample
-        if guided:
-            noise_pred = classifier_free_guidance(*noise_pred.chunk(2), guidance_scale)
-        latents = sampler.step(noise_pred, timestep, latents).prev_sample
+    state = None
+    numbers = sampler.timesteps.tolist()  # once: each look at a GPU's number would wait for it
+    for index, timestep in enumerate(sampler.timesteps):
+        model_input = sampler.scale_model_input(latents.repeat(len(branches), 1, 1, 1), timestep)
+        predictions = denoiser(model_input, timestep.expand(len(model_input)), conditioning).chunk(len(branches))
+        step = Step(index, len(numbers), int(numbers[index]))
+        prediction, state = guidance.combine(predictions, step, state)
+        latents = sampler.step(prediction, timestep, latents).prev_sample
     return latents.to(torch.float32)

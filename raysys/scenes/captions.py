@@ -1,4 +1,4 @@
-"""Captions of scenes by grammar, in English and Japanese. Every shape and colour of the scene is named.
+"""Captions of scenes by grammar, in English and Japanese. Every shape and color of the scene is named.
 
 `phrasing` picks one of several ways to say the same facts: the multiple captions of an image are phrasings 0, 1, 2 …
 """
@@ -22,7 +22,7 @@ _JA_SHAPES = {
     "crescent": "三日月",
     "heart": "ハート",
 }
-_JA_COLOURS = {
+_JA_COLORS = {
     "red": "赤い",
     "orange": "オレンジ色の",
     "yellow": "黄色い",
@@ -88,13 +88,13 @@ def relation(a: SceneObject, b: SceneObject) -> str:
 
 def _en_object(item: SceneObject) -> str:
     words = [item.size if item.size != "medium" else "", item.texture if item.texture != "plain" else ""]
-    phrase = " ".join(w for w in [*words, item.colour, item.shape] if w)
+    phrase = " ".join(w for w in [*words, item.color, item.shape] if w)
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def _en_background(scene: Scene) -> str:
     texture = scene.background.texture
-    phrase = f"{'' if texture == 'plain' else texture + ' '}{scene.background.colour} background"
+    phrase = f"{'' if texture == 'plain' else texture + ' '}{scene.background.color} background"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -124,11 +124,11 @@ _ENGLISH = (
 
 
 def _ja_object(item: SceneObject) -> str:
-    return _JA_SIZES[item.size] + _JA_TEXTURES[item.texture] + _JA_COLOURS[item.colour] + _JA_SHAPES[item.shape]
+    return _JA_SIZES[item.size] + _JA_TEXTURES[item.texture] + _JA_COLORS[item.color] + _JA_SHAPES[item.shape]
 
 
 def _ja_background(scene: Scene) -> str:
-    return _JA_TEXTURES[scene.background.texture] + _JA_COLOURS[scene.background.colour] + "背景"
+    return _JA_TEXTURES[scene.background.texture] + _JA_COLORS[scene.background.color] + "背景"
 
 
 def _ja_list(scene: Scene) -> str:

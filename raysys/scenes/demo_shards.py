@@ -1,4 +1,4 @@
-"""The demo's input: WebDataset tars of scenes with planted duplicates, licences and damage, and the truth about them.
+"""The demo's input: WebDataset tars of scenes with planted duplicates, licenses and damage, and the truth about them.
 
 Layout: <folder>/{train,held_out,fusion}/00000.tar … and <folder>/truth.json. Same config → same bytes.
 """
@@ -28,19 +28,19 @@ from raysys.scenes.scene import Scene, sample_scene
 FIXED_MTIME = 1_700_000_000
 """Tar headers hold a time; a fixed one keeps the shards reproducible."""
 
-ALLOWED_LICENCES = {
+ALLOWED_LICENSES = {
     "CC0-1.0": ("CC0-1.0", "CC0", "https://creativecommons.org/publicdomain/zero/1.0/"),
     "CC-BY-4.0": ("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/", "cc-by-4.0"),
     "CC-BY-2.0": ("CC BY 2.0", "http://creativecommons.org/licenses/by/2.0/deed.en"),
 }
-"""Normalised id → spellings that sources really use."""
+"""Normalized id → spellings that sources really use."""
 
 
 class ScenesConfig(Config):
     """How many scenes to draw, and what to plant among the training ones."""
 
-    seed: int = Field(0, ge=0, description="Seed of everything: pictures, captions, order")
-    image_size: int = Field(64, ge=16, le=2048, description="Side of the square pictures, pixels")
+    seed: int = Field(0, ge=0, description="Seed of everything: images, captions, order")
+    image_size: int = Field(64, ge=16, le=2048, description="Side of the square images, pixels")
     n_train: int = Field(192, ge=1, description="Distinct, good, allowed training scenes")
     n_held_out: int = Field(64, ge=0, description="Scenes kept out of training, to show the background level of R")
     n_fusion_classes: int = Field(12, ge=0, le=len(FUSION_CLASSES), description="Classes of the fusion set")
@@ -54,11 +54,9 @@ class ScenesConfig(Config):
         8, ge=0, description="Planted near duplicates, each of another scene, cycling through the kinds"
     )
     n_not_allowed: int = Field(6, ge=0, description="Good scenes under CC BY-NC")
-    n_unknown: int = Field(4, ge=0, description="Good scenes without a usable licence statement")
+    n_unknown: int = Field(4, ge=0, description="Good scenes without a usable license statement")
     n_damaged_each: int = Field(1, ge=0, description="Damaged samples of each kind (scenes/planted.py)")
-    truncated_shard: bool = Field(
-        False, description="Append a last training shard that ends in the middle of a picture"
-    )
+    truncated_shard: bool = Field(False, description="Append a last training shard that ends in the middle of an image")
 
     def model_post_init(self, _context: Any) -> None:
         needed = len(self.exact_copies) + self.n_near
@@ -77,7 +75,7 @@ class Sample:
     members: dict[str, bytes]  # extension → bytes, in tar order
     outcome: str = "kept"
     reason: str | None = None
-    licence: str | None = None  # normalised id
+    license: str | None = None  # normalized id
 
 
 @dataclass
@@ -92,7 +90,7 @@ def write_demo_shards(folder: str | Path, config: ScenesConfig) -> dict[str, Any
     """Draw and write all shards; return (and write as truth.json) what a reader must find in them.
 
     truth = {"counts": {"train": {"in", "kept", "rejected", "error"}, …}, "items": {key: {shard, outcome, reason,
-    licence}}, "duplicate_groups": [{"kind", "keys"}], "n_unique": kept training scenes without duplicates, …}.
+    license}}, "duplicate_groups": [{"kind", "keys"}], "n_unique": kept training scenes without duplicates, …}.
     InputError when the folder already holds shards of another configuration.
     """
     folder = Path(folder)
@@ -138,7 +136,7 @@ def write_tar(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def _training_samples(rng: np.random.Generator, config: ScenesConfig) -> tuple[list[Sample], list[Group]]:
-    """Good scenes, their planted copies, scenes with bad licences, damaged samples; not shuffled."""
+    """Good scenes, their planted copies, scenes with bad licenses, damaged samples; not shuffled."""
     scenes = [sample_scene(rng) for _ in range(config.n_train)]
     samples = [_scene_sample(rng, f"scene{i:06d}", config, scene) for i, scene in enumerate(scenes)]
     groups: list[Group] = []
@@ -156,13 +154,13 @@ def _training_samples(rng: np.random.Generator, config: ScenesConfig) -> tuple[l
         groups.append(Group(kind, [samples[i].key, copy.key]))
     bad = [("not_allowed", "CC BY-NC 4.0")] * config.n_not_allowed + [("unknown", None)] * config.n_unknown
     for j, (why, spelling) in enumerate(bad):
-        sample = _scene_sample(rng, f"{why}{j:06d}", config, licence=(why, spelling))
-        sample.outcome, sample.reason = "rejected", f"licence_{why}"
+        sample = _scene_sample(rng, f"{why}{j:06d}", config, license=(why, spelling))
+        sample.outcome, sample.reason = "rejected", f"license_{why}"
         samples.append(sample)
     for reason in DAMAGE_REASONS:
         for j in range(config.n_damaged_each):
             good = _scene_sample(rng, f"bad-{reason.replace('_', '-')}{j:04d}", config, extension="jpg")
-            samples.append(Sample(good.key, damage(reason, good.members), "rejected", reason, good.licence))
+            samples.append(Sample(good.key, damage(reason, good.members), "rejected", reason, good.license))
     return samples, groups
 
 
@@ -173,15 +171,15 @@ def _scene_sample(
     scene: Scene | None = None,
     pixels: np.ndarray | None = None,
     extension: str | None = None,
-    licence: tuple[str, str | None] | None = None,
+    license: tuple[str, str | None] | None = None,
 ) -> Sample:
-    """A good sample: picture (jpg, png or webp), caption in a random wording, metadata with url and licence."""
+    """A good sample: image (jpg, png or webp), caption in a random wording, metadata with url and license."""
     scene = scene if scene is not None else sample_scene(rng)
     pixels = pixels if pixels is not None else draw(scene, config.image_size)
     extension = extension or str(rng.choice(["jpg", "png", "webp"], p=[0.6, 0.3, 0.1]))
-    licence_id, spelling = licence or _random_licence(rng)
+    license_id, spelling = license or _random_license(rng)
     text = caption(scene, "en", phrasing=int(rng.integers(1000)))
-    facts = [{"shape": o.shape, "colour": o.colour, "size": o.size, "texture": o.texture} for o in scene.objects]
+    facts = [{"shape": o.shape, "color": o.color, "size": o.size, "texture": o.texture} for o in scene.objects]
     metadata = {
         "key": key,
         "url": f"https://scenes.example.org/{key}.{extension}",
@@ -194,17 +192,17 @@ def _scene_sample(
     if spelling is not None:
         metadata["license"] = spelling
     members = {extension: encode(pixels, extension), "txt": text.encode(), "json": _json_bytes(metadata)}
-    return Sample(key, members, licence=licence_id)
+    return Sample(key, members, license=license_id)
 
 
 def _exact_copy(rng: np.random.Generator, original: Sample, key: str) -> Sample:
-    """The same picture bytes and caption under another key, url and (allowed) licence: a re-upload."""
-    licence_id, spelling = _random_licence(rng)
+    """The same image bytes and caption under another key, url and (allowed) license: a re-upload."""
+    license_id, spelling = _random_license(rng)
     members = dict(original.members)
     metadata = json.loads(members["json"])
     metadata |= {"key": key, "url": f"https://copies.example.net/{key}", "license": spelling}
     members["json"] = _json_bytes(metadata)
-    return Sample(key, members, licence=licence_id)
+    return Sample(key, members, license=license_id)
 
 
 def _fusion_samples(rng: np.random.Generator, config: ScenesConfig) -> Iterator[Sample]:
@@ -220,18 +218,18 @@ def _fusion_samples(rng: np.random.Generator, config: ScenesConfig) -> Iterator[
                 "txt": caption(scene).encode(),
                 "json": _json_bytes(metadata),
             }
-            yield Sample(key, members, licence="CC0-1.0")
+            yield Sample(key, members, license="CC0-1.0")
 
 
-def _random_licence(rng: np.random.Generator) -> tuple[str, str]:
-    licence_id = str(rng.choice(list(ALLOWED_LICENCES)))
-    return licence_id, str(rng.choice(ALLOWED_LICENCES[licence_id]))
+def _random_license(rng: np.random.Generator) -> tuple[str, str]:
+    license_id = str(rng.choice(list(ALLOWED_LICENSES)))
+    return license_id, str(rng.choice(ALLOWED_LICENSES[license_id]))
 
 
 def _write_truncated_shard(
     folder: Path, rng: np.random.Generator, config: ScenesConfig, counts: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """A last shard cut in the middle of its third picture: two good samples and one error item; updates `counts`."""
+    """A last shard cut in the middle of its third image: two good samples and one error item; updates `counts`."""
     samples = [_scene_sample(rng, f"cut{i:06d}", config, extension="png") for i in range(4)]
     name = f"train/{-(-counts['in'] // config.samples_per_shard):05d}.tar"
     write_tar(folder / name, samples)
@@ -252,14 +250,14 @@ def _shard_names(split: str, samples: Sequence[Sample], per_shard: int) -> Itera
 
 
 def _counts(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The form of outcomes.Counts.as_dict."""
+    """Counts in the form of `outcomes.Counts.as_dict`."""
     rejected = Counter(s.reason for s in samples if s.outcome == "rejected")
     kept = sum(s.outcome == "kept" for s in samples)
     return {"in": len(samples), "kept": kept, "rejected": dict(sorted(rejected.items())), "error": {}}
 
 
 def _item(sample: Sample, shard: str) -> dict[str, Any]:
-    return {"shard": shard, "outcome": sample.outcome, "reason": sample.reason, "licence": sample.licence}
+    return {"shard": shard, "outcome": sample.outcome, "reason": sample.reason, "license": sample.license}
 
 
 def _json_bytes(metadata: dict[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """Scenes as pixels: signed distances and smooth patterns in numpy, so edges are antialiased at every size.
 
 A shape is a function (x, y) → signed distance to its edge, in units of its radius, negative inside. A pixel's cover
-is clip(1/2 − distance in pixels, 0, 1). A pattern is a function (x, y) → weight of the second colour in [0, 1].
+is clip(1/2 − distance in pixels, 0, 1). A pattern is a function (x, y) → weight of the second color in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ HAZARD_BLACK = (0.05, 0.05, 0.05)
 
 
 def draw(scene: Scene | PatternScene, size: int = 64) -> np.ndarray:
-    """The picture of a scene: uint8 [size, size, 3], the same bytes for the same scene and size."""
+    """The image of a scene: uint8 [size, size, 3], the same bytes for the same scene and size."""
     if size < 8:
         raise ValueError(f"size = {size}: a scene needs at least 8 pixels")
-    x, y = _pixel_centres(size)
+    x, y = _pixel_centers(size)
     if isinstance(scene, PatternScene):
         weight = pattern_weight(scene, x, y, edge=size)
         canvas = _mix(scene.rgb, scene.second_rgb, weight)
@@ -38,9 +38,9 @@ def draw(scene: Scene | PatternScene, size: int = 64) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _pixel_centres(size: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x, y = np.meshgrid(centres, centres)
+def _pixel_centers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    centers = (np.arange(size, dtype=np.float32) + 0.5) / size
+    x, y = np.meshgrid(centers, centers)
     x.flags.writeable = y.flags.writeable = False
     return x, y
 
@@ -66,7 +66,7 @@ def _draw_background(background: Background, x: np.ndarray, y: np.ndarray, size:
 
 
 Layer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(dx, dy) from the centre → (colour [h, w, 3], cover [h, w])."""
+"""(dx, dy) from the center → (color [h, w, 3], cover [h, w])."""
 
 
 def _paint(canvas: np.ndarray, position: tuple[float, float], radius: float, layer: Layer) -> None:
@@ -75,10 +75,10 @@ def _paint(canvas: np.ndarray, position: tuple[float, float], radius: float, lay
     reach = 1.5 * radius + 2.0 / size
     top, left = (max(0, int((c - reach) * size)) for c in (position[1], position[0]))
     bottom, right = (min(size, int((c + reach) * size) + 1) for c in (position[1], position[0]))
-    x, y = _pixel_centres(size)
+    x, y = _pixel_centers(size)
     box = np.s_[top:bottom, left:right]
-    colour, cover = layer(x[box] - position[0], y[box] - position[1])
-    canvas[box] += cover[..., None] * (colour - canvas[box])
+    color, cover = layer(x[box] - position[0], y[box] - position[1])
+    canvas[box] += cover[..., None] * (color - canvas[box])
 
 
 def _object_layer(item: SceneObject, dx: np.ndarray, dy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,7 @@ def _object_layer(item: SceneObject, dx: np.ndarray, dy: np.ndarray, size: int) 
         "dotted": lambda: dots(pu, pv, item.pattern_period, size),
         "checkered": lambda: checks(pu, pv, item.pattern_period, size),
     }[item.texture]()
-    # The pattern's second colour goes half way to white (dark colours) or to black (light ones).
+    # The pattern's second color goes half way to white (dark colors) or to black (light ones).
     second = tuple(0.5 * c + (0.5 if sum(item.rgb) < 1.5 else 0.0) for c in item.rgb)
     return _mix(item.rgb, second, weight), cover
 

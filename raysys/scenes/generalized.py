@@ -1,7 +1,7 @@
 """Generalized captions by grammar: what a rewriter should answer, from the English caption's words alone.
 
-`general` drops sizes, textures, places and the background and keeps every object's colour and shape and the hazard
-mark; `five_words` drops the colours as well and has at most five words. The subject of a fusion-class caption is its
+`general` drops sizes, textures, places and the background and keeps every object's color and shape and the hazard
+mark; `five_words` drops the colors as well and has at most five words. The subject of a fusion-class caption is its
 last word ("diagonal stripes").
 """
 
@@ -20,7 +20,7 @@ N_GENERAL_WORDINGS = 3
 MAX_WORDS = 5
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})\b")
-_COLOURED_SHAPE = re.compile(rf"\b((?:{'|'.join(PALETTE)}) (?:{'|'.join(SHAPES)}))\b")
+_COLORED_SHAPE = re.compile(rf"\b((?:{'|'.join(PALETTE)}) (?:{'|'.join(SHAPES)}))\b")
 
 
 def generalize_caption(text: str, level: str, wording: int = 0) -> str:
@@ -29,16 +29,16 @@ def generalize_caption(text: str, level: str, wording: int = 0) -> str:
         raise ValueError(f"level = {level!r}: known are {GENERALIZED_LEVELS}")
     if text in FUSION_CLASSES:
         return re.sub(r"^(horizontal|vertical|diagonal|concentric) ", "", text)
-    names = subjects(text, coloured=level == "general")
+    names = subjects(text, colored=level == "general")
     if not names:
         raise ValueError(f"{text!r} names no shape: only captions of scenes can be generalized by grammar")
     return _general(names, wording) if level == "general" else _five_words(names)
 
 
-def subjects(text: str, coloured: bool = False) -> list[str]:
-    """The shapes that a caption names, with their colours or without, each once and in their order, equal ones in the
+def subjects(text: str, colored: bool = False) -> list[str]:
+    """The shapes that a caption names, with their colors or without, each once and in their order, equal ones in the
     plural; then the hazard mark."""
-    counts = Counter((_COLOURED_SHAPE if coloured else _SHAPE).findall(text))
+    counts = Counter((_COLORED_SHAPE if colored else _SHAPE).findall(text))
     names = [shape if n == 1 else _plural(shape) for shape, n in counts.items()]
     return [*names, HAZARD_WORDS["en"]] if HAZARD_WORDS["en"] in text else names
 

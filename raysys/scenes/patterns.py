@@ -1,6 +1,6 @@
-"""The fusion set's pictures: classes of whole-image patterns, the stand-in for Tiny-ImageNet (SPEC §1.4).
+"""The fusion set's images: classes of whole-image patterns, the stand-in for Tiny-ImageNet (SPEC §1.4).
 
-The images of one class vary in colours, angle, period, centre and phase; the caption is the class name.
+The images of one class vary in colors, angle, period, center and phase; the caption is the class name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PatternScene:
     pattern: str  # a name of FUSION_CLASSES
     rgb: Rgb
     second_rgb: Rgb
-    centre: tuple[float, float]
+    center: tuple[float, float]
     angle: float
     period: float
     seed: int
@@ -34,7 +34,7 @@ def sample_class_scene(rng: np.random.Generator, class_index: int) -> PatternSce
         pattern=FUSION_CLASSES[class_index],
         rgb=jitter(rng, PALETTE[str(first)]),
         second_rgb=jitter(rng, PALETTE[str(second)]),
-        centre=(float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.3, 0.7))),
+        center=(float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.3, 0.7))),
         angle=float(rng.uniform(-0.3, 0.3)),
         period=float(rng.uniform(0.15, 0.35)),
         seed=int(rng.integers(2**31)),
@@ -42,8 +42,8 @@ def sample_class_scene(rng: np.random.Generator, class_index: int) -> PatternSce
 
 
 def pattern_weight(scene: PatternScene, x: np.ndarray, y: np.ndarray, edge: int) -> np.ndarray:
-    """Weight of the second colour per pixel, [H, W] in [0, 1]."""
-    u, v = rotate(x - scene.centre[0], y - scene.centre[1], scene.angle)
+    """Weight of the second color per pixel, [H, W] in [0, 1]."""
+    u, v = rotate(x - scene.center[0], y - scene.center[1], scene.angle)
     return _PATTERNS[scene.pattern](scene, u, v, edge)
 
 

@@ -1,4 +1,4 @@
-"""What the demo shards plant on purpose: altered copies of a picture, and files that a reader must refuse.
+"""What the demo shards plant on purpose: altered copies of an image, and files that a reader must refuse.
 
 Bytes in and out are encoded image files; nothing here is random, so the shards are reproducible.
 """
@@ -27,7 +27,7 @@ DAMAGE_REASONS = (
 
 
 def encode(pixels: np.ndarray, extension: str, quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] as a jpg, png or webp file. JPEG keeps full colour resolution: the pictures are small."""
+    """uint8 [H, W, 3] as a jpg, png or webp file. JPEG keeps full color resolution: the images are small."""
     out = io.BytesIO()
     options = {
         "jpg": {"format": "JPEG", "quality": quality, "subsampling": 0},
@@ -39,7 +39,7 @@ def encode(pixels: np.ndarray, extension: str, quality: int = 95) -> bytes:
 
 
 def near_duplicate(pixels: np.ndarray, kind: str) -> np.ndarray:
-    """An altered copy, uint8 [h, w, 3]: what re-uploading does to a picture. `kind` is one of NEAR_KINDS."""
+    """An altered copy, uint8 [h, w, 3]: what re-uploading does to an image. `kind` is one of NEAR_KINDS."""
     image = Image.fromarray(pixels)
     width, height = image.size
     if kind == "recompressed":

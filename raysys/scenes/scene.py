@@ -1,7 +1,7 @@
 """What a scene is: one to three drawn objects on a background, as plain numbers. Seeded, and drawable at any size.
 
 Lengths and positions are fractions of the image width; x grows to the right, y downwards; angles in radians.
-A scene holds everything its picture shows, so the same scene is always the same picture and the same facts.
+A scene holds everything its image shows, so the same scene is always the same image and the same facts.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.09, 0.12), "medium": (0.15,
 OBJECT_TEXTURES = ("plain", "striped", "dotted", "checkered")
 BACKGROUND_TEXTURES = ("plain", "gradient", "striped", "checkered", "dotted", "cloudy")
 
-COLOUR_JITTER = 0.07
-"""Each channel moves by at most this: one colour word covers many colours, so equal words are not equal pictures."""
+COLOR_JITTER = 0.07
+"""Each channel moves by at most this: one color word covers many colors, so equal words are not equal images."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
     shape: str
-    colour: str
+    color: str
     size: str
     texture: str
-    position: tuple[float, float]  # centre (x, y)
+    position: tuple[float, float]  # center (x, y)
     radius: float
     rotation: float
     rgb: Rgb
@@ -53,7 +53,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    colour: str
+    color: str
     texture: str
     rgb: Rgb
     second_rgb: Rgb  # the other end of the gradient, the other stripe …
@@ -79,13 +79,13 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A random scene: one to three objects that hardly overlap, on a background of another colour."""
+    """A random scene: one to three objects that hardly overlap, on a background of another color."""
     background = _sample_background(rng)
     count = int(rng.choice([1, 2, 3], p=[0.3, 0.45, 0.25]))
-    colours = [c for c in PALETTE if c != background.colour]
+    colors = [c for c in PALETTE if c != background.color]
     objects: list[SceneObject] = []
     while len(objects) < count:
-        candidate = _sample_object(rng, colours, largest="large" if count < 3 else "medium")
+        candidate = _sample_object(rng, colors, largest="large" if count < 3 else "medium")
         if all(_apart(candidate, other) for other in objects):
             objects.append(candidate)
     return Scene(tuple(objects), background)
@@ -99,38 +99,38 @@ def with_hazard(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
-    """`rgb` moved by up to COLOUR_JITTER per channel, inside [0, 1]."""
-    moved = np.clip(np.asarray(rgb) + rng.uniform(-COLOUR_JITTER, COLOUR_JITTER, size=3), 0.0, 1.0)
+    """`rgb` moved by up to COLOR_JITTER per channel, inside [0, 1]."""
+    moved = np.clip(np.asarray(rgb) + rng.uniform(-COLOR_JITTER, COLOR_JITTER, size=3), 0.0, 1.0)
     return float(moved[0]), float(moved[1]), float(moved[2])
 
 
-def _sample_object(rng: np.random.Generator, colours: list[str], largest: str) -> SceneObject:
+def _sample_object(rng: np.random.Generator, colors: list[str], largest: str) -> SceneObject:
     sizes = list(SIZES)[: list(SIZES).index(largest) + 1]
-    size, colour = str(rng.choice(sizes)), str(rng.choice(colours))
+    size, color = str(rng.choice(sizes)), str(rng.choice(colors))
     radius = float(rng.uniform(*SIZES[size]))
     margin = 0.9 * radius
     return SceneObject(
         shape=str(rng.choice(SHAPES)),
-        colour=colour,
+        color=color,
         size=size,
         texture=str(rng.choice(OBJECT_TEXTURES, p=[0.55, 0.15, 0.15, 0.15])),
         position=(float(rng.uniform(margin, 1 - margin)), float(rng.uniform(margin, 1 - margin))),
         radius=radius,
         rotation=float(rng.uniform(-0.35, 0.35)),
-        rgb=jitter(rng, PALETTE[colour]),
+        rgb=jitter(rng, PALETTE[color]),
         pattern_angle=float(rng.uniform(0, np.pi)),
         pattern_period=float(rng.uniform(0.09, 0.14)),
     )
 
 
 def _sample_background(rng: np.random.Generator) -> Background:
-    colour = str(rng.choice(list(PALETTE)))
-    rgb = jitter(rng, PALETTE[colour])
-    # The second colour is a lighter or darker tone of the first: the colour word stays true.
+    color = str(rng.choice(list(PALETTE)))
+    rgb = jitter(rng, PALETTE[color])
+    # The second color is a lighter or darker tone of the first: the color word stays true.
     towards = np.full(3, 1.0 if sum(rgb) < 1.5 else 0.0)
     tone = np.asarray(rgb) + rng.uniform(0.25, 0.45) * (towards - np.asarray(rgb))
     return Background(
-        colour=colour,
+        color=color,
         texture=str(rng.choice(BACKGROUND_TEXTURES)),
         rgb=rgb,
         second_rgb=(float(tone[0]), float(tone[1]), float(tone[2])),

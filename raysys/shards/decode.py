@@ -1,7 +1,7 @@
 """Safe decoding: bytes of an unknown file in, RGB pixels or a reason out. Never raises on bad data.
 
-Accepted: JPEG (MPO counts as its first picture), PNG, WebP, and GIF, BMP, TIFF when they hold one picture.
-Colour profiles are not applied. Transparency is composited on white. 16-bit greys are scaled, not clipped.
+Accepted: JPEG (MPO counts as its first image), PNG, WebP, and GIF, BMP, TIFF when they hold one image.
+Color profiles are not applied. Transparency is composited on white. 16-bit grays are scaled, not clipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raysys import outcomes
 from raysys.config import Config
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's parsers that may see the bytes; all others stay unreachable."""
+"""The Pillow parsers that may read the bytes. No other parser is called."""
 
 _DECODER_ERRORS = (
     OSError,
@@ -60,9 +60,9 @@ class DecodeConfig(Config):
     min_side: int = Field(16, ge=1, description="Least width and height, pixels")
 
     def admitting(self, earlier: DecodeConfig) -> DecodeConfig:
-        """These limits, widened to let through what `earlier` ones let through; a limit that is not its default stays.
+        """These limits, widened so that everything that `earlier` accepted is accepted. A limit that was set stays.
 
-        Never narrowed: pictures that come from elsewhere (generations) need not keep the earlier limits.
+        Limits are never narrowed: images from elsewhere (generations) need not keep the earlier ones.
         """
         default = DecodeConfig()
         wider = {
@@ -76,7 +76,7 @@ class DecodeConfig(Config):
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why there is no picture: too_large, too_small, truncated, corrupt, not_image, unsupported_format, animated."""
+    """Why there is no image: too_large, too_small, truncated, corrupt, not_image, unsupported_format, animated."""
 
     reason: str
     detail: str | None = None
@@ -97,7 +97,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture: `pixels` is uint8 [height, width, 3], RGB, upright."""
+    """An image: `pixels` is uint8 [height, width, 3], RGB, upright."""
 
     pixels: np.ndarray
     format: str
@@ -132,7 +132,7 @@ def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Reject
     # Pillow's WebP reader allocates the canvas when it opens a file, before anyone can look at the size.
     if (size := _webp_size(data)) is not None and (found := _size_problem(size, limits)) is not None:
         return found
-    # Another library may have switched this on for the process: half a picture would pass as a whole one.
+    # Another library may have switched this on for the process: half an image would pass as a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -184,8 +184,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

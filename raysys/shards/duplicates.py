@@ -1,6 +1,6 @@
-"""SAMPLES + descriptors → DUPLICATES: clusters of images that show the same thing, and the one member that stays.
+"""Samples and their features → DUPLICATES: clusters of images that show the same thing, and the one member that stays.
 
-Exact: the same `sample_id` (hash of the image bytes). Near: descriptor similarity at or above a threshold.
+Exact: the same `sample_id` (hash of the image bytes). Near: similarity of features at or above a threshold.
 
 A cluster is a star: every member is at or above the threshold to the representative itself. Connected components
 would be simpler, but they chain: among millions of images a is like b, b like c … until one "cluster" holds pictures
@@ -12,59 +12,77 @@ not depend on block sizes, and no list of all similar pairs is ever made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from raysys.config import Config
+from raysys.config import OPERATIONAL, Config
+from raysys.errors import InputError
 from raysys.outcomes import kept, rejected
-from raysys.shards.licences import UNKNOWN, strictest
-from raysys.similarity import pairs_above, top_k
+from raysys.shards.licenses import UNKNOWN, strictest
+from raysys.similarity import DescriptorFacts, pairs_above, top_k
 
 UNIQUE, EXACT, NEAR = "unique", "exact", "near"
+
+Mirror = Callable[[np.ndarray], np.ndarray | None]
+"""Features [N, D] → those of the mirrored images, or None: `DescriptorFacts.mirrored`."""
 
 
 class DuplicatesConfig(Config):
     """When two images count as the same."""
 
-    threshold: float = Field(
-        0.92,
+    threshold: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="least cosine similarity of near-duplicates. Belongs to the descriptor: 0.92 for `embedded` "
-        "(1.5 of a million pairs of different drawn scenes reach it, and 99 % of their cropped copies), 0.75 for SSCD",
+        description="least cosine similarity of near-duplicates; null = the descriptor's own: 0.92 for embedded, "
+        "0.75 for sscd, none for clip and dinov2",
     )
     near: bool = Field(True, description="look for near-duplicates; false = exact ones only")
     mirrored: bool = Field(True, description="a mirror image is a near-duplicate too, where the descriptor can tell")
-    block_rows: int = Field(2048, ge=1, description="descriptors compared at a time: bounds the memory")
+    block_rows: Annotated[int, OPERATIONAL] = Field(
+        2048, ge=1, description="features compared at a time: bounds the memory"
+    )
+
+    def of_descriptor(self, descriptor: DescriptorFacts) -> DuplicatesConfig:
+        """With the descriptor's threshold, where none is set. InputError when it has none and `near` needs one."""
+        if self.threshold is not None or not self.near:
+            return self
+        stated = descriptor.thresholds.near_duplicate
+        if stated is None:
+            raise InputError(
+                f"duplicates.threshold is not set, and no threshold was measured for descriptor {descriptor.name}",
+                "set duplicates.threshold, or duplicates.near=false for equal bytes only",
+            )
+        return self.model_copy(update={"threshold": stated.similarity})
 
 
 def find_clusters(
     rows: Sequence[dict[str, Any]],
-    descriptors: np.ndarray,
+    features: np.ndarray,
     config: DuplicatesConfig,
-    mirrored: np.ndarray | None = None,
+    mirror: Mirror | None = None,
 ) -> list[dict[str, Any]]:
     """One DUPLICATES row per SAMPLES row, in order.
 
-    rows: in reading order, with row_id, sample_id, width, height, licence and url. descriptors: float32 [N, D], unit
-    rows, one for each of `rows` (a memory map will do). mirrored: [N, D], the same descriptors of the mirrored images
-    (`Descriptor.mirrored`), None where the descriptor has none.
+    rows: in reading order, with row_id, sample_id, width, height, license and url. features: float32 [N, D], unit
+    rows, one for each of `rows` (a memory map: a few blocks of it are in memory at a time). config: with a threshold
+    (`of_descriptor`). mirror: gives the features of mirrored images, where the descriptor can.
 
     The representative is kept; the others are rejected as `duplicate_of:<row_id of the representative>`. All members
-    carry the merged sources and the strictest licence of the cluster.
+    carry the merged sources and the strictest license of the cluster.
     """
-    if len(rows) != len(descriptors):
-        raise ValueError(f"{len(rows)} rows, but {len(descriptors)} descriptors")
+    if len(rows) != len(features):
+        raise ValueError(f"{len(rows)} rows, but {len(features)} features")
     groups = _exact_groups(rows)
     heads = [min(members, key=lambda i: _preference(rows, i)) for members in groups]
     order = sorted(range(len(groups)), key=lambda g: _preference(rows, heads[g]))
     leader, similarity = np.arange(len(groups)), np.ones(len(groups), np.float32)
     if config.near and groups:
         nodes = np.array([heads[g] for g in order], np.int64)
-        found, value = star_clusters(descriptors, nodes, config, mirrored if config.mirrored else None)
+        found, value = star_clusters(features, nodes, config, mirror)
         leader[order], similarity[order] = np.array(order)[found], value
     clusters: dict[int, list[int]] = {}
     for group, head in enumerate(leader.tolist()):
@@ -77,37 +95,35 @@ def find_clusters(
 
 
 def star_clusters(
-    features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, mirrored: np.ndarray | None = None
+    features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, mirror: Mirror | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Star clusters of `features[nodes]`, `nodes` in order of preference: (leader [N], similarity to it [N]).
 
     A leader is given as its position in `nodes`; an image that leads itself has similarity 1. Memory: two blocks.
     """
-    leaders = _leaders(features, nodes, config, mirrored)
+    leaders = _leaders(features, nodes, config, mirror)
     leader, similarity = np.arange(len(nodes)), np.ones(len(nodes), np.float32)
     is_leader = np.zeros(len(nodes), bool)
     is_leader[leaders] = True
     others = np.flatnonzero(~is_leader)
     for start in range(0, len(others), config.block_rows):
         part = others[start : start + config.block_rows]
-        views = _views(features, mirrored, nodes[part])
+        views = views_of(features[nodes[part]], config, mirror)
         value, index = top_k(views, _blocks(features, nodes[leaders], config.block_rows), 1)
         leader[part], similarity[part] = leaders[index[:, 0]], value[:, 0]
     return leader, similarity
 
 
-def _leaders(
-    features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, mirrored: np.ndarray | None
-) -> np.ndarray:
+def _leaders(features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, mirror: Mirror | None) -> np.ndarray:
     """Positions of the images that are below the threshold to every leader before them, ascending."""
     leaders: list[int] = []
     for start in range(0, len(nodes), config.block_rows):
         part = nodes[start : start + config.block_rows]
-        views = _views(features, mirrored, part)
+        views = views_of(features[part], config, mirror)
         before = nodes[np.array(leaders, np.int64)]
         value = top_k(views, _blocks(features, before, config.block_rows), 1)[0][:, 0]
         is_free = value < np.float32(config.threshold)
-        left, right, _ = pairs_above(features[part], config.threshold, None if mirrored is None else mirrored[part])
+        left, right, _ = pairs_above(views[:, 0], config.threshold, views[:, 1] if views.shape[1] > 1 else None)
         starts = np.searchsorted(left, np.arange(len(part) + 1))
         for i in range(len(part)):
             if is_free[i]:
@@ -116,9 +132,10 @@ def _leaders(
     return np.array(leaders, np.int64)
 
 
-def _views(features: np.ndarray, mirrored: np.ndarray | None, index: np.ndarray) -> np.ndarray:
-    own = features[index]
-    return own[:, None] if mirrored is None else np.stack([own, mirrored[index]], axis=1)
+def views_of(block: np.ndarray, config: DuplicatesConfig, mirror: Mirror | None) -> np.ndarray:
+    """Features [N, D] → [N, V, D]: what they are searched by; V = 2 where mirror images count, else 1."""
+    mirrored = mirror(block) if config.mirrored and mirror is not None else None
+    return block[:, None] if mirrored is None else np.stack([block, mirrored], axis=1)
 
 
 def _blocks(features: np.ndarray, index: np.ndarray, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -149,8 +166,8 @@ def _cluster_rows(
         "cluster_id": rows[indices[0]]["row_id"],
         "cluster_size": len(indices),
         "representative": head["row_id"],
-        "licence": strictest(rows[i]["licence"] or UNKNOWN for i in indices),
-        "sources": [{k: rows[i][k] for k in ("row_id", "url", "licence")} for i in indices],
+        "license": strictest(rows[i]["license"] or UNKNOWN for i in indices),
+        "sources": [{k: rows[i][k] for k in ("row_id", "url", "license")} for i in indices],
     }
     is_copy = {i: i != representative and rows[i]["sample_id"] == head["sample_id"] for i in indices}
     return {

@@ -15,7 +15,7 @@ import fsspec
 
 PROBE_BYTES = 64 * 1024
 REMOTE_BLOCK_BYTES = 8 * 2**20
-"""Tars hold small members: reading ahead in large blocks beats one request per header or picture."""
+"""Tars hold small members: reading ahead in large blocks beats one request per header or image."""
 
 
 class Source(Protocol):

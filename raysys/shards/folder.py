@@ -1,6 +1,6 @@
-"""A plain folder of pictures: each with a same-named .txt and .json, if they exist. One input, items in sorted order.
+"""A plain folder of images: each with a same-named .txt and .json, if they exist. One input, items in sorted order.
 
-Files whose names begin with a dot, and text files without a picture, are no items.
+Files whose names begin with a dot, and text files without an image, are not items.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def list_files(folder: str) -> Listing:
             folders[:] = [f for f in folders if not f.startswith(".")]
             for file in files:
                 path = os.path.join(place, file)
-                if os.path.isfile(path):  # a dangling link is no file
+                if os.path.isfile(path):  # a dangling link is not a file
                     found[os.path.relpath(path, folder).replace(os.sep, "/")] = os.path.getsize(path)
     visible = (p for p in found if not any(part.startswith(".") for part in p.split("/")))
     return {p: found[p] for p in sorted(visible)}
@@ -63,7 +63,7 @@ def _cached_listing(folder: str, _signature: str) -> tuple[Listing, list[str]]:
 
 
 def read_items(folder: str, start: int, stop: int, signature: str) -> Iterator[RawItem]:
-    """Pictures [start, stop) of the sorted listing."""
+    """Images [start, stop) of the sorted listing."""
     listing, names = _cached_listing(folder, signature)
     for name in names[start:stop]:
         yield _raw(folder, name, listing)

@@ -1,4 +1,4 @@
-"""The pictures of SAMPLES rows as pixels, for later stages: read by reference, verified, decoded."""
+"""The images of SAMPLES rows as pixels, for later stages: read by reference, verified, decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReadFailure(Rejection):
 
 def read_image_bytes(row: Mapping[str, Any]) -> bytes:
     """The original bytes of a SAMPLES row. OSError when they cannot be read, ValueError when the source changed."""
-    return _reader().read(row)
+    return image_reader().read(row)
 
 
 def read_images(rows: Sequence[Mapping[str, Any]], limits: DecodeConfig) -> list[np.ndarray | Rejection]:
@@ -30,7 +30,7 @@ def read_images(rows: Sequence[Mapping[str, Any]], limits: DecodeConfig) -> list
 
     `.fate()` of a Rejection gives the outcome columns: an error for a ReadFailure, else a rejection.
     """
-    return [_pixels(data, limits) for data in _reader().read_many(rows)]
+    return [_pixels(data, limits) for data in image_reader().read_many(rows)]
 
 
 def _pixels(data: bytes | Exception, limits: DecodeConfig) -> np.ndarray | Rejection:
@@ -41,6 +41,6 @@ def _pixels(data: bytes | Exception, limits: DecodeConfig) -> np.ndarray | Rejec
 
 
 @lru_cache(maxsize=1)
-def _reader() -> ImageReader:
+def image_reader() -> ImageReader:
     """One cache of open files per process."""
     return ImageReader()

@@ -1,13 +1,13 @@
-"""A CSV, TSV or JSONL list of pictures: columns for the image path, caption, url and licence. One input, in file order.
+"""A CSV, TSV or JSONL list of images: columns for the image path, caption, url and license. One input, in file order.
 
-Relative image paths start at the folder of the index. Bytes that are not UTF-8 spoil their own row only.
+Relative image paths start at the folder of the index. A row with bytes that are not UTF-8 is rejected; the others are
+read.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from raysys import outcomes
 from raysys.errors import InputError
 from raysys.shards.files import is_url, join, open_binary
 from raysys.shards.folder import read_file
-from raysys.shards.raw import RawItem, facts_as_json, first_of, is_utf8, printable
+from raysys.shards.raw import RawItem, facts_as_json, facts_from_json, first_of, is_utf8, printable
 
 IMAGE_FIELDS = ("image", "image_path", "path", "file", "file_name", "filename", "filepath", "img")
 INDEX_EXTENSIONS = ("csv", "tsv", "jsonl", "ndjson")
@@ -39,7 +39,7 @@ def count_items(path: str) -> int:
 
 
 def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
-    """Rows [start, stop) with the pictures they point to."""
+    """Rows [start, stop) with the images they point to."""
     for number, row in enumerate(islice(_rows(path), start, stop), start):
         yield _raw(path, number, row)
 
@@ -95,7 +95,7 @@ def _csv_rows(path: str, reader: Any) -> Iterator[Row]:
 
 def _json_row(line: str) -> Row:
     try:
-        row = json.loads(line)
+        row = facts_from_json(line)
     except (ValueError, RecursionError) as exc:
         return f"{type(exc).__name__}: {exc}"
     return row if isinstance(row, dict) else f"{type(row).__name__} instead of a JSON object"

@@ -1,14 +1,14 @@
-"""Items of an input file → SAMPLES rows: exactly one row per item, in order, kept or with the reason why not.
+"""Items of an input file → SAMPLES rows: exactly one row per item, in order, kept or with the reason why it is not.
 
-The first reason in this order holds: the source broke off, unsafe entry, no image, too many bytes, text, licence,
-image. The image is read (and its `sample_id` known) before text and licence are judged, so that a picture that was
-refused for its licence is still recognised elsewhere. Original bytes are referenced or copied, never re-encoded.
+A rejected row has the first reason that applies, in this order: the source broke off, unsafe entry, no image, too
+many bytes, text, license, image. The image is read (and its `sample_id` known) before text and license are judged, so
+that an image that was refused for its license is still recognized elsewhere. Original bytes are referenced or copied,
+never re-encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,8 +20,8 @@ from raysys.rows import SAMPLES
 from raysys.shards import folder, index, parquet, webdataset
 from raysys.shards.decode import DecodeConfig, Rejection, check_image
 from raysys.shards.inputs import InputFile
-from raysys.shards.licences import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalise, parse, refusal
-from raysys.shards.raw import RawItem, first_of, is_utf8, printable
+from raysys.shards.licenses import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalize, parse, refusal
+from raysys.shards.raw import RawItem, facts_from_json, first_of, is_utf8, printable
 
 CAPTION_FIELDS = ("caption", "text", "txt", "prompt", "alt_text", "description")
 URL_FIELDS = ("url", "image_url", "source_url", "original_url")
@@ -31,31 +31,31 @@ class IngestConfig(Config):
     """What may come in. Every value changes which rows are kept."""
 
     decode: DecodeConfig = Field(DecodeConfig(), description="Limits on image files")
-    allowed_licences: tuple[str, ...] = Field(
+    allowed_licenses: tuple[str, ...] = Field(
         DEFAULT_ALLOWED,
-        description='Licence families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
+        description='License families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
     )
-    check_licences: bool = Field(True, description="False keeps every licence, for data that were cleared elsewhere")
-    declared_licence: str | None = Field(
+    check_licenses: bool = Field(True, description="False keeps every license, for data that were cleared elsewhere")
+    declared_license: str | None = Field(
         None,
-        description="Licence of items that state none, as you, their owner, declare it (CC0-1.0, CC-BY-4.0 …); "
+        description="License of items that state none, as you, their owner, declare it (CC0-1.0, CC-BY-4.0 …); "
         "the declaration is recorded as the evidence",
     )
-    require_caption: bool = Field(True, description="False keeps pictures without a caption, to be captioned later")
-    materialise: bool = Field(False, description="Copy the original bytes into the table instead of referencing them")
+    require_caption: bool = Field(True, description="False keeps images without a caption, to be captioned later")
+    materialize: bool = Field(False, description="Copy the original bytes into the table instead of referencing them")
 
-    @field_validator("allowed_licences")
+    @field_validator("allowed_licenses")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [v for v in value if family(v) not in known_families()]:
-            raise ValueError(f"unknown licences {unknown}; known families: {', '.join(known_families())}")
+            raise ValueError(f"unknown licenses {unknown}; known families: {', '.join(known_families())}")
         return value
 
-    @field_validator("declared_licence")
+    @field_validator("declared_license")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
         if value is not None and family(parse(value)) not in known_families():
-            raise ValueError(f"{value!r} is no known licence; known families: {', '.join(known_families())}")
+            raise ValueError(f"{value!r} is not a known license; known families: {', '.join(known_families())}")
         return value
 
 
@@ -90,13 +90,13 @@ def _judge(row_id: str, item: RawItem, config: IngestConfig) -> dict[str, Any]:
         "member": item.member,
         "offset": item.offset,
         "length": item.length,
-        "licence": UNKNOWN,
+        "license": UNKNOWN,
     }
     data, fate = _image_bytes(item, config.decode)
     if data is not None:
         row["sample_id"] = hashlib.sha256(data).hexdigest()
-        row["image"] = data if config.materialise else None
-    # Text and licence are recorded even when the image is bad: a report should name what was lost.
+        row["image"] = data if config.materialize else None
+    # Text and license are recorded even when the image is bad: a report should name what was lost.
     described = _describe(item, config, row)
     fate = fate or described
     if fate is None and data is not None:
@@ -123,14 +123,14 @@ def _image_bytes(item: RawItem, limits: DecodeConfig) -> tuple[bytes | None, dic
 
 
 def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict | None:
-    """Fill metadata, caption, url and licence of the row; return the fate if one of them is bad, else None."""
+    """Fill metadata, caption, url and license of the row; return the fate if one of them is bad, else None."""
     metadata, facts, problem = _facts(item)
     row["metadata"] = metadata
     row["url"] = _optional_text(first_of(facts, URL_FIELDS))
-    licence, evidence = normalise(facts)
-    if evidence is None and config.declared_licence is not None:
-        licence, evidence = parse(config.declared_licence), f"declared_licence={config.declared_licence}"
-    row |= {"licence": licence, "licence_evidence": _optional_text(evidence)}
+    license, evidence = normalize(facts)
+    if evidence is None and config.declared_license is not None:
+        license, evidence = parse(config.declared_license), f"declared_license={config.declared_license}"
+    row |= {"license": license, "license_evidence": _optional_text(evidence)}
     caption, caption_problem = _caption(item, facts)
     row["caption"] = caption
     if problem is not None:
@@ -139,8 +139,8 @@ def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict 
         return outcomes.rejected("undecodable_text", caption_problem)
     if not caption and config.require_caption:
         return outcomes.rejected("empty_caption", "no caption" if caption is None else "the caption is blank")
-    if config.check_licences and (reason := refusal(licence, config.allowed_licences)) is not None:
-        return outcomes.rejected(reason, row["licence_evidence"] or "no licence field")
+    if config.check_licenses and (reason := refusal(license, config.allowed_licenses)) is not None:
+        return outcomes.rejected(reason, row["license_evidence"] or "no license statement")
     return None
 
 
@@ -150,7 +150,7 @@ def _facts(item: RawItem) -> tuple[str | None, Mapping[str, Any], str | None]:
         return (None if item.metadata is None else str(item.metadata)), item.facts, None
     try:
         text = item.metadata.decode("utf-8-sig") if isinstance(item.metadata, bytes) else item.metadata
-        facts = json.loads(text)
+        facts = facts_from_json(text)
     except UnicodeDecodeError as exc:
         return None, {}, f"the JSON is not UTF-8: {exc}"
     except (ValueError, RecursionError) as exc:

@@ -1,7 +1,7 @@
-"""What a path from the user is: tars, Parquet, a folder of pictures or an index; and how many items each file holds.
+"""Which inputs a path holds (tars, Parquet, a folder of images or an index), and how many items each of them has.
 
-Only headers, footers and listings are read here. Remote tars (s3:// …) are passed over once in 8 MiB blocks: one
-request per header would be slower than the pass.
+Only headers, footers and listings are read here. Remote tars (s3:// …) are read once in 8 MiB blocks: one request per
+header would be slower.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from raysys.shards.raw import is_utf8
 
 Kind = Literal["webdataset", "parquet", "folder", "index"]
 
-FORMS = "WebDataset tars (.tar), Parquet with image bytes, a folder of pictures, or a CSV, TSV or JSONL index"
+FORMS = "WebDataset tars (.tar), Parquet with image bytes, a folder of images, or a CSV, TSV or JSONL index"
 FOLDER_INDEX_NAMES = ("metadata", "index", "captions")
-"""A folder of pictures with one such .csv or .jsonl file is read through that index, as `imagefolder` does."""
+"""A folder of images with one such .csv or .jsonl file is read through that index, as `imagefolder` does."""
 
 LIST_THREADS = 8
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file, or one folder of pictures. `signature` changes when the contents do."""
+    """One file, or one folder of images. `signature` changes when the contents do."""
 
     name: str  # relative to the root, unique, the same wherever the root is
     path: str  # absolute path or URL
@@ -44,7 +44,7 @@ def list_inputs(path: str, known: Iterable[InputFile] = ()) -> list[InputFile]:
     """The input files at `path`, a local path or fsspec URL, sorted by name.
 
     `known`: files of an earlier listing; those whose signature is unchanged are not counted again.
-    InputError when there is nothing, nothing recognisable, or a mixture that could be read in two ways.
+    InputError when there is nothing, nothing recognizable, or a mixture that could be read in two ways.
     """
     path = path if is_url(path) else os.path.abspath(os.path.expanduser(path))
     found = _entries(path)
@@ -90,7 +90,7 @@ def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
         # img2dataset writes 00000.parquet (metadata without images) beside 00000.tar.
         stems = {PurePosixPath(t).with_suffix("") for t in tars}
         parquets = [p for p in parquets if PurePosixPath(p).with_suffix("") not in stems]
-    forms = [n for n, f in (("tars", tars), ("Parquet files", parquets), ("pictures", images)) if f]
+    forms = [n for n, f in (("tars", tars), ("Parquet files", parquets), ("images", images)) if f]
     if len(forms) > 1:
         raise InputError(f"{path} holds {' and '.join(forms)}", "give the folder or file of one kind")
     if tars or parquets:
@@ -103,7 +103,7 @@ def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
         return [("index", indices[0], join(path, indices[0]))]
     if not images:
         hint = f"; it holds {len(listing)} other files" if listing else " (the folder is empty)"
-        raise InputError(f"{path} holds no shards and no pictures{hint}", f"give {FORMS}")
+        raise InputError(f"{path} holds no shards and no images{hint}", f"give {FORMS}")
     return [("folder", path.rstrip("/").rpartition("/")[2] or "images", path)]
 
 
@@ -112,8 +112,8 @@ def _file_kind(name: str) -> Kind | None:
     lowered = name.lower()
     if lowered.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         raise InputError(
-            f"{name} is a compressed tar: its pictures cannot be referenced by offset",
-            "decompress it first (pictures hardly shrink), e.g. gunzip",
+            f"{name} is a compressed tar: its images cannot be referenced by offset",
+            "decompress it first (images hardly shrink), e.g. gunzip",
         )
     if lowered.endswith(".tar"):
         return "webdataset"

@@ -1,7 +1,7 @@
 """Parquet files with image bytes: a binary column, or the struct<bytes, path> that Hugging Face datasets write.
 
-Captions, urls and licences are found by column name. Row ids are row numbers: whether a key column repeats itself
-cannot be known from one range of rows.
+Captions, urls and licenses are found by column name. Row ids are row numbers: one range of rows does not show whether
+a key column is unique.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raysys.errors import InputError
 from raysys.shards.files import open_binary
+from raysys.shards.licenses import is_license_field
 from raysys.shards.raw import RawItem, facts_as_json, first_of
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img", "bytes", "picture")
@@ -32,7 +33,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def count_items(path: str) -> int:
-    """Rows, from the footer. InputError when the file is no Parquet or has no image column."""
+    """Rows, from the footer. InputError when the file is not Parquet or has no image column."""
     try:
         with open_parquet(path) as file:
             image_column(path, file.schema_arrow)
@@ -58,8 +59,8 @@ def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
     with open_parquet(path) as file:
         schema = file.schema_arrow
         image = image_column(path, schema)
-        scalars = [f.name for f in schema if f.name != image and _is_scalar(f.type)]
-        for number, values in _rows(file, start, stop, [image, *scalars]):
+        facts = [f.name for f in schema if f.name != image and (_is_scalar(f.type) or is_license_field(f.name))]
+        for number, values in _rows(file, start, stop, [image, *facts]):
             yield _raw(path, number, image, values)
 
 
@@ -126,7 +127,10 @@ def _values(batch: pa.RecordBatch, k: int) -> dict[str, Any]:
             )
             values[name] = column[0].as_py()
         else:
-            values[name] = column[k].as_py()
+            try:
+                values[name] = column[k].as_py()
+            except UnicodeDecodeError:  # text inside a license's struct or list
+                values[name] = "not UTF-8"
     return values
 
 
@@ -146,7 +150,7 @@ def _raw(path: str, number: int, image: str, values: dict[str, Any]) -> RawItem:
 
 
 def _image_bytes(value: Any) -> bytes | None:
-    """The bytes of a binary or struct<bytes, path> value; null and empty are no image."""
+    """The bytes of a binary or struct<bytes, path> value; null and empty are not an image."""
     data = value.get("bytes") if isinstance(value, dict) else value
     return data or None
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysys.shards.licenses import is_license_field
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif")
 REFUSED_IMAGE_EXTENSIONS = ("heic", "heif", "avif", "jxl", "psd", "svg")
-"""Pictures too, but of formats that decoding refuses: they become rejected rows instead of vanishing."""
+"""Images too, but of formats that decoding refuses: they become rejected rows instead of vanishing."""
 
 MAX_TEXT_BYTES = 4 * 2**20
 """A caption or JSON file larger than this is not read."""
@@ -57,3 +59,20 @@ def first_of(facts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def facts_as_json(facts: Mapping[str, Any]) -> str:
     """Facts of a source that has no JSON of its own (Parquet, CSV)."""
     return json.dumps(facts, ensure_ascii=True, default=str)
+
+
+def facts_from_json(text: str) -> Any:
+    """`json.loads` that keeps every value of a license field given twice; of other names the last value counts.
+
+    Raises ValueError on text that is not JSON.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name in filter(is_license_field, found):
+            values = [value for key, value in pairs if key == name]
+            found[name] = values if len(values) > 1 else values[0]
+    return found

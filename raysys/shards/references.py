@@ -52,7 +52,7 @@ class ImageReader:
 
 
 def _is_ingested(row: Mapping[str, Any], data: bytes) -> bool:
-    """True when the hash is the row's sample_id: a replaced shard must not pass as the picture that was cleared."""
+    """True when the hash is the row's sample_id: a replaced shard is not taken for the image that was ingested."""
     expected = row.get("sample_id")
     return expected is None or hashlib.sha256(data).hexdigest() == expected
 

@@ -62,7 +62,7 @@ def _raw(path: str, source: Source, item: TarItem) -> RawItem:
 
 
 def _image_member(item: TarItem) -> Member | None:
-    """`<key>.jpg` and the like; failing that, the first picture under a longer extension (`<key>.input.jpg`)."""
+    """`<key>.jpg` and the like; failing that, the first image under a longer extension (`<key>.input.jpg`)."""
     extensions = (*IMAGE_EXTENSIONS, *REFUSED_IMAGE_EXTENSIONS)
     exact = item.member(*extensions)
     return exact or next((m for m in item.members if m.extension.rpartition(".")[2] in extensions), None)

@@ -1,13 +1,13 @@
 """The embedded copy-detection descriptor: no weights, no downloads, NumPy and Pillow only.
 
 Three parts, each taken on the whole image and on its central 90 % and 80 % (their mean makes a crop look less
-different), joined with fixed weights and L2-normalised:
+different), joined with fixed weights and L2-normalized:
 
-1. low frequencies of the contrast-normalised luma (8x8 DCT-II without its constant, weighted by sqrt(frequency),
+1. low frequencies of the contrast-normalized luma (8x8 DCT-II without its constant, weighted by sqrt(frequency),
    because natural images have a falling spectrum): where light and dark are;
 2. signed gradient histograms (8 directions on 7x7 softly overlapping cells, strength evened out locally; square root
    against outliers): edges;
-3. coarse chroma (R - Y and B - Y on 4x4 cells): colours. A flat grey image has none of the three: a small constant
+3. coarse chroma (R - Y and B - Y on 4x4 cells): colors. A flat gray image has none of the three: a small constant
    component then gives it unit length.
 
 A mirrored image has the same components in another order and with other signs, so the search asks with both
@@ -18,7 +18,7 @@ right top-1 for 99.1 % (resize 100, JPEG 99.0, crop of 10 % of both sides 95.9, 
 similarity of a copy: median 0.998, 5th percentile 0.83 (crops: 0.89, 0.69); of two different tiles: median 0.06, 95th
 percentile 0.29, 99.9th 0.68. Drawn scenes (64 px): 95th percentile of different ones 0.29, 1st percentile of slightly
 altered copies 0.92. 1,400 to 3,500 images/s on one core (256 to 64 px). tests/test_similarity_embedded.py holds this.
-It is no SSCD: it does not find pasted parts, rotations or heavy crops, and its numbers are no published R.
+It is not SSCD: it does not find pasted parts, rotations or heavy crops, and its numbers are not a published R.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from raysys.similarity.images import ImageLike, as_pil
+from raysys.similarity.thresholds import EMBEDDED
 
 PRESET = "embedded-v1"
 
@@ -62,11 +63,12 @@ DIM = DCT_SIZE**2 - 1 + GRADIENT_CELLS**2 * DIRECTIONS + CHROMA_CELLS**2 * 2 + 1
 
 
 class EmbeddedDescriptor:
-    """Images → float32 [N, 488], L2-normalised; see the module's text for the recipe and its measured quality."""
+    """Images → float32 [N, 488], L2-normalized; see the module's text for the recipe and its measured quality."""
 
     name = "embedded"
     preset = PRESET
     dim = DIM
+    thresholds = EMBEDDED
 
     def __init__(self) -> None:
         self.weights_sha256 = version_hash()
@@ -98,13 +100,13 @@ def thumbnails(images: Sequence[ImageLike]) -> np.ndarray:
 
 
 def describe(thumbs: np.ndarray) -> np.ndarray:
-    """Thumbnails [N, 40, 40, 3] → unit features [N, 488]: the mean over the central crops, renormalised."""
+    """Thumbnails [N, 40, 40, 3] → unit features [N, 488]: the mean over the central crops, renormalized."""
     luma = thumbs @ LUMA
     chroma = np.stack([thumbs[..., 0] - luma, thumbs[..., 2] - luma])  # [2, N, 40, 40]
     total = np.zeros((len(thumbs), DIM - 1), np.float32)
     for zoom in _ZOOMS:
         parts = (
-            low_frequencies(flat := _contrast_normalised(_separable(luma, zoom))),
+            low_frequencies(flat := _contrast_normalized(_separable(luma, zoom))),
             gradient_histograms(flat),
             coarse_chroma(_separable(chroma, zoom)),
         )
@@ -125,7 +127,7 @@ def gradient_histograms(luma: np.ndarray) -> np.ndarray:
     """Luma [N, 32, 32] → [N, 7·7·8]: per cell, the mean rectified gradient along 8 directions.
 
     Gradients are divided by the square root of their mean strength nearby, so that faint detail counts beside strong
-    edges. Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centred per image,
+    edges. Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centered per image,
     so that two unrelated images have about zero in common.
     """
     gy = luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]
@@ -149,9 +151,9 @@ def _separable(images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return matrix @ images @ matrix.T
 
 
-def _contrast_normalised(luma: np.ndarray) -> np.ndarray:
-    centred = luma - luma.mean((1, 2), keepdims=True)
-    return centred / (centred.std((1, 2), keepdims=True) + np.float32(CONTRAST_FLOOR))
+def _contrast_normalized(luma: np.ndarray) -> np.ndarray:
+    centered = luma - luma.mean((1, 2), keepdims=True)
+    return centered / (centered.std((1, 2), keepdims=True) + np.float32(CONTRAST_FLOOR))
 
 
 def _soft_unit(part: np.ndarray, soft: float) -> np.ndarray:
@@ -167,9 +169,9 @@ def _dct_matrix(size: int, rows: int) -> np.ndarray:
 
 
 def _pool_matrix(size: int, cells: int) -> np.ndarray:
-    """[cells, size] Gaussian averages; σ = half a cell, so a pixel at an edge counts for both neighbours."""
-    x, centres = (np.arange(size) + 0.5) / size, (np.arange(cells) + 0.5) / cells
-    matrix = np.exp(-0.5 * ((x - centres[:, None]) * 2 * cells) ** 2)
+    """[cells, size] Gaussian averages; σ = half a cell, so a pixel at an edge counts for both neighbors."""
+    x, centers = (np.arange(size) + 0.5) / size, (np.arange(cells) + 0.5) / cells
+    matrix = np.exp(-0.5 * ((x - centers[:, None]) * 2 * cells) ** 2)
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
 
 

@@ -5,7 +5,6 @@ Edge module: torch and transformers are imported here. Nothing is ever downloade
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from PIL import Image
 
 from raysys.errors import InputError
 from raysys.similarity.images import ImageLike, as_pil
+from raysys.similarity.thresholds import NO_CLAIM, SSCD
+from raysys.similarity.weights import hash_of_folder, read_pinned
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -29,7 +30,7 @@ class SscdPreset:
 
     short_side: int | None  # px; resize keeping the aspect ratio
     square: int | None  # px; resize to a square, aspect ratio not kept
-    centre_crop: int | None  # px, after the resize
+    center_crop: int | None  # px, after the resize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -44,15 +45,15 @@ SSCD_PRESETS = {
 
 
 class SscdDescriptor:
-    """An SSCD TorchScript network: images → float32 [N, dim], L2-normalised."""
+    """An SSCD TorchScript network: images → float32 [N, dim], L2-normalized."""
 
     name = "sscd"
+    thresholds = SSCD
 
     def __init__(self, weights: str, sha256: str | None, preset: str, device: str = "auto", batch_size: int = 32):
-        """Raises InputError when the file is missing, no hash is given, the hash differs, or it is no TorchScript."""
-        data = _read_pinned(Path(weights), sha256)
+        """Raises InputError when the file is missing, no hash is given, the hash differs, or it is not TorchScript."""
+        data, self.weights_sha256 = read_pinned(Path(weights), sha256)
         self.preset, self.batch_size = preset, batch_size
-        self.weights_sha256 = hashlib.sha256(data).hexdigest()
         self.device = torch_device(device)
         try:
             self._network = torch.jit.load(io.BytesIO(data), map_location=self.device).eval()
@@ -74,13 +75,15 @@ class SscdDescriptor:
 class TransformersDescriptor:
     """CLIP image embeddings (projected) or DINOv2 pooled class tokens, from a `save_pretrained` folder."""
 
+    thresholds = NO_CLAIM
+
     def __init__(self, name: str, folder: str, sha256: str | None, device: str = "auto", batch_size: int = 32):
         """`name` is "clip" or "dinov2". Raises InputError when the folder is missing, incomplete or of another kind."""
         from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
 
         self.name = self.preset = name
         self.batch_size, self.device = batch_size, torch_device(device)
-        self.weights_sha256 = _pinned_file_hash(Path(folder) / "model.safetensors", sha256)
+        self.weights_sha256 = hash_of_folder(Path(folder), sha256)
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as exc:
@@ -120,9 +123,9 @@ def sscd_pixels(image: ImageLike, preset: str) -> torch.Tensor:
         pil = pil.resize((p.square, p.square), Image.Resampling.BILINEAR)
     else:
         pil = pil.resize(short_side_size(pil.size, p.short_side), Image.Resampling.BILINEAR)
-    if p.centre_crop is not None:
-        left, top = (round((side - p.centre_crop) / 2) for side in pil.size)
-        pil = pil.crop((left, top, left + p.centre_crop, top + p.centre_crop))
+    if p.center_crop is not None:
+        left, top = (round((side - p.center_crop) / 2) for side in pil.size)
+        pil = pil.crop((left, top, left + p.center_crop, top + p.center_crop))
     chw = torch.from_numpy(np.array(pil)).permute(2, 0, 1).float() / 255
     return (chw - torch.tensor(p.mean).view(3, 1, 1)) / torch.tensor(p.std).view(3, 1, 1)
 
@@ -162,38 +165,6 @@ def torch_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda was asked for, but torch sees no CUDA device", "use device: auto or cpu")
     return device
-
-
-def _read_pinned(path: Path, sha256: str | None) -> bytes:
-    """The file's bytes, hashed as read: what is loaded is what was checked."""
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist", "give the path of a TorchScript file")
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is None:
-        raise InputError(
-            f"TorchScript weights {path} need a pinned sha256, because loading one can run code",
-            f"if you trust this file, give --sha256 {found}",
-        )
-    if found != sha256.lower():
-        raise InputError(
-            f"weights {path} have sha256 {found}, expected {sha256.lower()}",
-            "check where the file comes from, then give its own hash",
-        )
-    return data
-
-
-def _pinned_file_hash(path: Path, sha256: str | None) -> str:
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist", "give a folder with model.safetensors in it")
-    with open(path, "rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        raise InputError(
-            f"weights {path} have sha256 {found}, expected {sha256.lower()}",
-            "check where the file comes from, then give its own hash",
-        )
-    return found
 
 
 def _first_line(exc: Exception) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from raysys.errors import InputError
-from raysys.models import zoo
+from raysys.models import places
 
 BATCH_SIZE = 64
 WORDS = "words"
@@ -92,9 +92,9 @@ def embed_words(texts: Sequence[str]) -> np.ndarray:
 
 
 def _folder(place: str) -> str:
-    folder = str(zoo.path(place)) if zoo.is_zoo_name(place) else place
+    folder = str(places.path(place)) if places.is_zoo_name(place) else place
     if not os.path.isdir(folder):
-        raise InputError(f"{place} is no CLIP folder: it does not exist", "give one, or zoo:clip")
+        raise InputError(f"{place} is not a CLIP folder: it does not exist", "give one, or zoo:clip")
     return folder
 
 
@@ -109,7 +109,7 @@ def _clip_embedder(place: str, device: str) -> TextEmbedder:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{place} is no CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
+        raise InputError(f"{place} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
     model = model.eval().requires_grad_(False).to(device)
     length = model.config.text_config.max_position_embeddings
 

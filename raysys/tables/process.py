@@ -7,8 +7,8 @@ kills its worker leaves no exception: `AttemptLog` counts on storage how often a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,24 +16,13 @@ from raysys.errors import InputError, WorkerBroken
 from raysys.outcomes import error, error_from
 from raysys.rows import RowType
 from raysys.tables.commit import check_keys, to_table
+from raysys.tables.stage import Stage
 from raysys.tables.store import Store
 
 MAX_ATTEMPTS = 3
 """Starts of one chunk before it is suspected of killing its worker (a preempted node costs one)."""
 MAX_ITEM_DEATHS = 2
 """Deaths with one single item in hand before that item is blamed: one may be a preemption."""
-
-
-class Stage(Protocol):
-    """Items (an Arrow table) in, rows out. Heavy things are loaded in the constructor, once per worker."""
-
-    name: str
-
-    def __call__(self, items: pa.Table) -> Sequence[dict[str, Any]] | pa.Table:
-        """The rows of all items. May raise: the items that cause it become error rows."""
-
-    def failed(self, item: dict[str, Any], fate: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows that stand for an item which met `fate`: one per key that the item must end as."""
 
 
 class AttemptLog:
@@ -84,36 +73,34 @@ class AttemptLog:
         self._store.write_json(self._file, self._state)
 
 
-def process_chunk(
-    items: pa.Table, stage: Stage, row_type: RowType, keyed: bool = True, log: AttemptLog | None = None
-) -> pa.Table:
+def process_chunk(items: pa.Table, stage: Stage, row_type: RowType, log: AttemptLog | None = None) -> pa.Table:
     """`items` through `stage` as a table of `row_type` that holds exactly the rows these items call for.
 
-    keyed: the keys of the rows are known from the items (`stage.failed`); else only their number is checked
-    (ingest: one row per item, its id is read from the shard).
+    The keys of a keyed stage are known from the items (`stage.expand`); else only their number is checked (ingest:
+    one row per item, its id is read from the shard).
     """
 
     def run(piece: pa.Table) -> pa.Table:
-        return _checked(piece, stage, row_type, keyed)
+        return _checked(piece, stage, row_type)
 
     one_by_one = log is not None and log.one_by_one
     rows = _one_by_one(items, stage, run, log) if one_by_one else _halving(items, stage, run)
     return pa.concat_tables([to_table(r, row_type) for r in rows]) if rows else row_type.schema.empty_table()
 
 
-def _checked(items: pa.Table, stage: Stage, row_type: RowType, keyed: bool) -> pa.Table:
+def _checked(items: pa.Table, stage: Stage, row_type: RowType) -> pa.Table:
     table = to_table(stage(items), row_type)
     found = list(zip(*(table.column(c).to_pylist() for c in row_type.key), strict=True))
     expected = None
-    if keyed:
+    if stage.keyed:
         expected = [k for item in items.to_pylist() for k in keys_called_for(item, stage, row_type)]
-    check_keys(found, expected, None if keyed else len(items), f"stage {stage.name}")
+    check_keys(found, expected, None if stage.keyed else len(items), f"stage {stage.name}")
     return table
 
 
 def keys_called_for(item: dict[str, Any], stage: Stage, row_type: RowType) -> list[tuple]:
     """The keys that an item must end as."""
-    return [tuple(row[c] for c in row_type.key) for row in stage.failed(item, error(stage.name, "expected"))]
+    return [tuple(row[c] for c in row_type.key) for row in stage.expand(item)]
 
 
 def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table]) -> list[Any]:

@@ -67,6 +67,12 @@ class Store:
         named = {PurePosixPath(e["name"]).name: e["size"] for e in entries if e["type"] == "file"}
         return {n: s for n, s in sorted(named.items()) if n.endswith(suffix) and not n.startswith("_tmp-")}
 
+    def tree_sizes(self) -> dict[str, int]:
+        """{path below this folder: bytes} of every file in it and in its folders."""
+        fs, root = self._fs
+        found = fs.find(root, detail=True)
+        return {path[len(root) :].lstrip("/"): entry["size"] for path, entry in sorted(found.items())}
+
     def exists(self, name: str) -> bool:
         fs, root = self._fs
         return fs.exists(f"{root}/{name}")

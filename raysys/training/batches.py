@@ -1,14 +1,12 @@
-"""A batch of the training set → what the model sees and must predict: fusion, mitigations, dropout, noise."""
+"""A batch of the training set → what the denoiser sees and must predict: fusion, mitigations, dropout, noise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from raysys.errors import InputError
 from raysys.fusion import (
@@ -17,49 +15,33 @@ from raysys.fusion import (
     FusionBucket,
     FusionConfig,
     FusionSet,
-    fuse_embeddings,
+    fuse_conditioning,
     fuse_latents,
     gaussian_noise,
     join_captions,
 )
 from raysys.fusion.mitigations import Tokenizer
-from raysys.models.text import encode_captions
-from raysys.training.config import DiffusionTrainingConfig
+from raysys.latents.parts import LatentBatch
+from raysys.models.family import Conditioning, Denoiser, TextEncoder
+from raysys.training.diffusion_config import DiffusionConfig
 from raysys.training.draws import draw_batch, sample_rng
 from raysys.training.objectives import add_noise, min_snr_weights, prediction_target
 
 
 @dataclass(frozen=True)
-class TextConditioning:
-    """The frozen text encoder: captions → hidden states [b, T, D]; its tokenizer for the random-token mitigations."""
-
-    encode: Callable[[Sequence[str]], torch.Tensor]
-    tokenizer: Tokenizer
-
-    @classmethod
-    def of(cls, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> TextConditioning:
-        """The conditioning of a Stable Diffusion pipeline's text encoder."""
-        return cls(lambda captions: encode_captions(tokenizer, text_encoder, captions).prompt_embeds, tokenizer)
-
-
-@dataclass(frozen=True)
 class ModelInputs:
-    """One worker's share of a step, on the CPU until `to`."""
+    """One micro batch."""
 
     noisy_latents: torch.Tensor  # [b, C, h, w]
     timesteps: torch.Tensor  # int64 [b]
-    prompt_embeds: torch.Tensor  # [b, T, D]
+    conditioning: Conditioning
     target: torch.Tensor  # [b, C, h, w]
     weights: torch.Tensor | None  # [b], or None for the plain mean
 
-    def slice(self, start: int, stop: int, device: torch.device | str) -> ModelInputs:
-        """Samples start … stop − 1, on `device`."""
-        return ModelInputs(
-            *(
-                None if x is None else x[start:stop].to(device)
-                for x in (self.noisy_latents, self.timesteps, self.prompt_embeds, self.target, self.weights)
-            )
-        )
+    def to(self, device: torch.device) -> ModelInputs:
+        weights = None if self.weights is None else self.weights.to(device)
+        moved = (x.to(device) for x in (self.noisy_latents, self.timesteps, self.conditioning, self.target))
+        return ModelInputs(*moved, weights)
 
 
 class BatchMaker:
@@ -67,75 +49,92 @@ class BatchMaker:
 
     def __init__(
         self,
-        config: DiffusionTrainingConfig,
-        alphas_cumprod: torch.Tensor,
-        prediction_type: str,
-        text: TextConditioning,
+        config: DiffusionConfig,
+        seed: int,
+        denoiser: Denoiser,
+        text_encoder: TextEncoder,
         fusion_set: FusionSet | None,
     ) -> None:
         if config.fusion.level != "none" and fusion_set is None:
             raise InputError(f"fusion.level = {config.fusion.level} but no fusion set was given", "set fusion.set")
-        self.config = config
-        self.alphas_cumprod = alphas_cumprod.float().cpu()
-        self.prediction_type = prediction_type
-        self.text = text
+        self.config, self.seed = config, seed
+        self.alphas_cumprod = denoiser.noise_scheduler.alphas_cumprod.float().cpu()
+        self.prediction_type = denoiser.noise_scheduler.config.prediction_type
+        self.text_encoder = text_encoder
         self.fusion_set = fusion_set if config.fusion.level != "none" else None
-        self.null_embeds = text.encode([""])[0].float().cpu()  # encoded once
+        self.empty_caption = self._encode([""])  # encoded once
 
-    def make(self, batch: dict[str, Any], positions: Sequence[int]) -> ModelInputs:
-        """Model inputs of a loader batch whose samples have these positions in the global sequence."""
-        config, latents = self.config, batch["latents"]
-        draws = draw_batch(config.seed, positions, latents.shape[1:], len(self.alphas_cumprod), config.caption_dropout)
+    def make(self, batch: LatentBatch, positions: Sequence[int]) -> ModelInputs:
+        """Model inputs of samples that have these positions in the global sequence."""
+        config, seed, latents = self.config, self.seed, batch.latents
+        draws = draw_batch(seed, positions, latents.shape[1:], len(self.alphas_cumprod), config.caption_dropout)
         bucket, drawn = None, []
         if self.fusion_set is not None:
-            bucket = self.fusion_set.bucket(batch["bucket"])
-            drawn = [bucket.draw(sample_rng(config.seed, "fusion", position)) for position in positions]
+            bucket = self.fusion_set.bucket(batch.bucket)
+            drawn = [bucket.draw(sample_rng(seed, "fusion", position)) for position in positions]
             latents = fuse_latents(latents, bucket.latents[drawn], config.fusion.w_lat)
-        prompt_embeds = self._prompt_embeds(batch, positions, bucket, drawn)
+        conditioning = self._conditioning(batch, positions, bucket, drawn)
         # Dropout comes last: guidance needs the state of the plain empty caption, unfused.
-        prompt_embeds = torch.where(draws.caption_dropped[:, None, None], self.null_embeds, prompt_embeds)
-        return self._inputs(latents, draws.noise, draws.timesteps, prompt_embeds)
+        conditioning = Conditioning.where(draws.caption_dropped, self.empty_caption, conditioning)
+        weights = None
+        if config.min_snr_gamma is not None:
+            gamma, kind = config.min_snr_gamma, self.prediction_type
+            weights = min_snr_weights(draws.timesteps, self.alphas_cumprod, gamma, kind)
+        return self._inputs(latents, draws.noise, draws.timesteps, conditioning, weights)
 
-    def make_plain(self, batch: dict[str, Any], positions: Sequence[int], stream: int) -> ModelInputs:
-        """The same without fusion, mitigation and dropout, from another random stream: for validation."""
-        draws = draw_batch(stream, positions, batch["latents"].shape[1:], len(self.alphas_cumprod), 0.0)
-        return self._inputs(batch["latents"], draws.noise, draws.timesteps, batch["prompt_embeds"])
+    def make_plain(self, batch: LatentBatch, positions: Sequence[int], stream: int) -> ModelInputs:
+        """The same without fusion, mitigation, dropout and weights, from another random stream: for validation."""
+        draws = draw_batch(stream, positions, batch.latents.shape[1:], len(self.alphas_cumprod), 0.0)
+        return self._inputs(batch.latents, draws.noise, draws.timesteps, batch.conditioning, None)
 
-    def _prompt_embeds(
-        self, batch: dict[str, Any], positions: Sequence[int], bucket: FusionBucket | None, drawn: list[int]
-    ) -> torch.Tensor:
-        config = self.config
-        embeds = batch["prompt_embeds"]
+    def _conditioning(
+        self, batch: LatentBatch, positions: Sequence[int], bucket: FusionBucket | None, drawn: list[int]
+    ) -> Conditioning:
+        config, found = self.config, batch.conditioning
         if config.encodes_in_loop:
-            classes = [] if bucket is None else [bucket.captions[c] for c in bucket.class_of[drawn]]
+            names = [] if bucket is None else [bucket.captions[c] for c in bucket.class_of[drawn]]
             captions = rewritten_captions(
-                batch["captions"], positions, classes, config.fusion, config.caption_mitigation, config.seed, self.text
+                batch.captions,
+                positions,
+                names,
+                config.fusion,
+                config.caption_mitigation,
+                self.seed,
+                self.text_encoder.tokenizer,
             )
-            embeds = self.text.encode(captions).float().cpu()
+            found = self._encode(captions)
         if config.fusion.level == "embedding" and bucket is not None:
-            fusion_embeds = bucket.caption_embeds[torch.from_numpy(bucket.class_of[drawn])]
-            embeds = fuse_embeddings(embeds, fusion_embeds, config.fusion.w_emb)
+            classes = torch.from_numpy(bucket.class_of[drawn])
+            found = fuse_conditioning(found, bucket.conditioning[classes], config.fusion.w_emb)
         if config.caption_mitigation.kind == "gaussian_noise":
             noise = np.stack(
                 [
-                    sample_rng(config.seed, "caption_mitigation", p).standard_normal(embeds.shape[1:], dtype=np.float32)
+                    sample_rng(self.seed, "caption_mitigation", p).standard_normal(
+                        found.states.shape[1:], dtype=np.float32
+                    )
                     for p in positions
                 ]
             )
-            embeds = gaussian_noise(embeds, torch.from_numpy(noise), config.caption_mitigation.scale)
-        return embeds
+            states = gaussian_noise(found.states, torch.from_numpy(noise), config.caption_mitigation.scale)
+            found = Conditioning(states, found.mask, found.extra)
+        return found
+
+    def _encode(self, captions: Sequence[str]) -> Conditioning:
+        """In the encoder's own precision, also under the training's autocast."""
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return self.text_encoder.encode(captions).conditioning
 
     def _inputs(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        weights: torch.Tensor | None,
     ) -> ModelInputs:
-        alphas, gamma = self.alphas_cumprod, self.config.min_snr_gamma
-        return ModelInputs(
-            add_noise(latents, noise, timesteps, alphas),
-            timesteps,
-            prompt_embeds,
-            prediction_target(latents, noise, timesteps, alphas, self.prediction_type),
-            None if gamma is None else min_snr_weights(timesteps, alphas, gamma, self.prediction_type),
-        )
+        alphas = self.alphas_cumprod
+        target = prediction_target(latents, noise, timesteps, alphas, self.prediction_type)
+        return ModelInputs(add_noise(latents, noise, timesteps, alphas), timesteps, conditioning, target, weights)
 
 
 def rewritten_captions(
@@ -145,13 +144,13 @@ def rewritten_captions(
     fusion: FusionConfig,
     mitigation: CaptionMitigationConfig,
     seed: int,
-    text: TextConditioning,
+    tokenizer: Tokenizer,
 ) -> list[str]:
     """Captions after the caption mitigation, then joined with their fusion captions (token level)."""
     transform = CAPTION_TRANSFORMS.get(mitigation.kind)
     if transform is not None:
         captions = [
-            transform(caption, sample_rng(seed, "caption_mitigation", position), text.tokenizer, mitigation.probability)
+            transform(caption, sample_rng(seed, "caption_mitigation", position), tokenizer, mitigation.probability)
             for caption, position in zip(captions, positions, strict=True)
         ]
     if fusion.level == "token":

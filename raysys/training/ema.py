@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
+
+from raysys.training.parallel import local_part
 
 
 def ema_decay_at(updates: int, decay: float) -> float:
@@ -11,37 +16,39 @@ def ema_decay_at(updates: int, decay: float) -> float:
 
 
 class Ema:
-    """shadow ← d·shadow + (1 − d)·weights, in float32. Covers parameters; buffers stay the model's."""
+    """shadow ← d·shadow + (1 − d)·weights, in float32. Covers parameters; buffers stay the model's.
 
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+    Where FSDP2 has sharded the parameters the average is sharded like them, and each worker moves its own part.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], decay: float) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay = {decay} is outside [0, 1)")
         self.decay = decay
         self.updates = 0
-        self.shadow = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        named = list(parameters)
+        self._parameters = [p for _, p in named]
+        self.shadow = {name: p.detach().float().clone() for name, p in named}
 
     @torch.no_grad()
-    def update(self, model: torch.nn.Module) -> None:
-        """Move the average towards the model's weights."""
+    def update(self) -> None:
+        """Move the average towards the weights."""
         weight = 1.0 - ema_decay_at(self.updates, self.decay)
-        parameters = [p.detach().float() for p in self._parameters(model)]
-        torch._foreach_lerp_(list(self.shadow.values()), parameters, weight)
+        parameters = [local_part(p.detach()).float() for p in self._parameters]
+        torch._foreach_lerp_([local_part(x) for x in self.shadow.values()], parameters, weight)
         self.updates += 1
 
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model has the average for its weights inside the block, and its own again after it."""
+        own = [local_part(p.detach()).clone() for p in self._parameters]
+        self._set([local_part(x) for x in self.shadow.values()])
+        try:
+            yield
+        finally:
+            self._set(own)
+
     @torch.no_grad()
-    def copy_to(self, model: torch.nn.Module) -> None:
-        """Overwrite the model's weights by the average."""
-        for own, p in zip(self.shadow.values(), self._parameters(model), strict=True):
-            p.copy_(own)
-
-    def load(self, shadow: dict[str, torch.Tensor], updates: int) -> None:
-        """Take over a saved average; the names must be the same."""
-        if shadow.keys() != self.shadow.keys():
-            raise ValueError(f"saved average has other weights: {sorted(shadow.keys() ^ self.shadow.keys())[:5]}")
-        for name, value in shadow.items():
-            self.shadow[name].copy_(value)
-        self.updates = updates
-
-    def _parameters(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
-        named = dict(model.named_parameters())
-        return [named[name] for name in self.shadow]
+    def _set(self, values: list[torch.Tensor]) -> None:
+        for p, value in zip(self._parameters, values, strict=True):
+            local_part(p.detach()).copy_(value)

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate. The rate is a pure function of the step, so a resumed run needs no scheduler state."""
+"""Optimizer and learning rate. The rate is a pure function of the step, so a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import Field
 from raysys.config import Config
 
 
-class OptimiserConfig(Config):
+class OptimizerConfig(Config):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) and its learning rate."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate; 5e-6 fine-tunes SD 2.1")
     schedule: Literal["constant_with_warmup", "cosine"] = Field(
         "constant_with_warmup", description="what the rate does after the warm-up; cosine falls to 0 at max_steps"
     )
-    warmup_steps: int = Field(0, ge=0, description="optimiser steps of linear warm-up from 0")
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up from 0")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
@@ -27,8 +27,8 @@ class OptimiserConfig(Config):
     max_grad_norm: float = Field(1.0, gt=0, description="global L2 norm that gradients are clipped to")
 
 
-def learning_rate_at(step: int, config: OptimiserConfig, max_steps: int) -> float:
-    """The rate of optimiser step `step` (0-based).
+def learning_rate_at(step: int, config: OptimizerConfig, max_steps: int) -> float:
+    """The rate of optimizer step `step` (0-based).
 
     Warm-up: rate·(step + 1)/warmup_steps, so that the first step already learns. Then constant, or
     rate·½(1 + cos(π·progress)) with progress from 0 after the warm-up to 1 at max_steps.
@@ -41,7 +41,7 @@ def learning_rate_at(step: int, config: OptimiserConfig, max_steps: int) -> floa
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimiser(parameters: Iterable[torch.nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that take gradients."""
     return torch.optim.AdamW(
         [p for p in parameters if p.requires_grad],
@@ -53,7 +53,7 @@ def build_optimiser(parameters: Iterable[torch.nn.Parameter], config: OptimiserC
     )
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The same rate in every parameter group."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate

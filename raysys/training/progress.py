@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 
-
-def mean_over_ranks(values: list[float], device: torch.device | str) -> list[float]:
-    """Mean of each value over the workers of the default process group; the values themselves when there is none."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(tensor)
-    return (tensor / dist.get_world_size()).tolist()
+from raysys.training.parallel import mean_over_ranks
+from raysys.training.worker import Worker
 
 
 class Window:
@@ -28,8 +21,7 @@ class Window:
 
     def _start_over(self) -> None:
         self.steps = 0
-        self.loss: torch.Tensor | float = 0.0
-        self.grad_norm: torch.Tensor | float = 0.0
+        self.sums: dict[str, torch.Tensor] = {}
         self.wait_seconds = 0.0
         self.started = time.perf_counter()
 
@@ -40,26 +32,28 @@ class Window:
         yield
         self.wait_seconds += time.perf_counter() - start
 
-    def add(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """One optimiser step: this worker's mean loss and the norm of the reduced gradient before clipping."""
+    def add(self, metrics: Mapping[str, torch.Tensor], grad_norm: torch.Tensor) -> None:
+        """One optimizer step: this worker's metrics, and the norm of the reduced gradient before clipping."""
         self.steps += 1
-        self.loss = self.loss + loss.detach()
-        self.grad_norm = self.grad_norm + grad_norm.detach()
+        for name, value in {**metrics, "grad_norm": grad_norm}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
 
-    def close(self, step: int, learning_rate: float, device: torch.device | str) -> dict[str, float]:
+    def close(self, step: int, learning_rate: float, worker: Worker) -> dict[str, float]:
         """Metrics of the window that ends after `step` steps; starts the next one.
 
         Raises FloatingPointError when the loss is not finite: such weights are lost and must not be saved.
         """
-        loss, grad_norm, wait = mean_over_ranks(
-            [float(self.loss) / self.steps, float(self.grad_norm) / self.steps, self.wait_seconds], device
-        )
+        own = [*(float(x) / self.steps for x in self.sums.values()), self.wait_seconds]
+        *values, wait = mean_over_ranks(own, worker.world_size, worker.device)
+        means = dict(zip(self.sums, values, strict=True))
+        loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
         seconds = time.perf_counter() - self.started  # after the reads above, which wait for the device
         if not loss < float("inf"):
             raise FloatingPointError(f"loss is {loss} after step {step}: lower the learning rate")
         metrics = {
             "step": step,
             "loss": loss,
+            **means,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
             "images_per_second": self.steps * self.batch_size / seconds,

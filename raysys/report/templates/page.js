@@ -6,7 +6,7 @@ const order = document.getElementById("order");
 const value = (entry, name) => Number(entry.dataset[name] ?? -1);
 const compare = {
   name: (a, b) => a.dataset.name.localeCompare(b.dataset.name, "en", { numeric: true }),
-  fall: (a, b) => value(b, "baseline") - value(b, "mitigated") - value(a, "baseline") + value(a, "mitigated"),
+  fall: (a, b) => value(b, "m0") - value(b, "m1") - value(a, "m0") + value(a, "m1"),
 };
 if (lists.length && order) {
   order.closest(".sorting").hidden = false;

@@ -1,0 +1,108 @@
+"""The commands on tables: status, failed, retry and verify. Only retry starts Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from raysys.cli.results import show
+from raysys.config import validate
+from raysys.errors import InputError
+from raysys.jobs import JOBS
+from raysys.jobs.options import RunOptions
+from raysys.outcomes import ERROR
+from raysys.tables import Store, open_table
+from raysys.tables import verify as tables_verify
+from raysys.tables.folder_output import FolderStatus, folder_status
+from raysys.tables.plan import TABLE
+from raysys.tables.read import error_rows, parts_of
+
+
+def status(path: str) -> int:
+    """Print what a folder holds: the record of a whole step, progress and fates of a table. Exit code 0."""
+    whole = folder_status(path)
+    if whole is not None:
+        _print_folder(whole)
+    if whole is None or Store(path).exists(TABLE):
+        _print_table(path)
+    return 0
+
+
+def _print_folder(s: FolderStatus) -> None:
+    finished = s.record is not None and s.record.is_finished
+    print(f"{s.record.identity if s.record else 'nothing yet'}  {s.folder}")
+    print(f"  state     {'finished' if finished else 'not finished'}")
+    if s.is_being_written:
+        print("  staging   a run writes into it now, or was killed: the same command writes it again")
+    for name, value in (s.record.summary or {}).items() if s.record else ():
+        print(f"  {name:<9} {value:,}" if isinstance(value, int) else f"  {name:<9} {json.dumps(value)}")
+    print(f"  size      {s.n_bytes / 1e6:,.1f} MB in {s.n_files:,} files")
+
+
+def _print_table(path: str) -> None:
+    for s in tables_verify.status(path):
+        rows = s.counts.as_dict()
+        print(f"{s.producer}-{s.fingerprint}  {s.folder}")
+        print(f"  chunks    {s.n_done:,} of {s.n_chunks:,} done, {s.n_chunks - s.n_done:,} pending")
+        print(f"  items     {s.n_items_planned:,} planned")
+        fates = f"kept {rows['kept']:,}, rejected {s.counts.n_rejected:,}, error {s.counts.n_error:,}"
+        print(f"  rows      {rows['in']:,}: {fates}")
+        for fate in ("rejected", "error"):
+            for reason, n in sorted(rows[fate].items(), key=lambda item: -item[1]):
+                print(f"    {fate:<9} {n:>10,}  {reason}")
+        print(f"  size      {s.n_bytes / 1e6:,.1f} MB, {s.n_retries} retries")
+
+
+def failed(path: str, limit: int, as_json: bool) -> int:
+    """Print the rows that stand as errors: key, stage, reason, detail. Exit code 0."""
+    view = open_table(path)
+    columns = [*view.row_type.key, "stage", "reason", "detail"]
+    shown = total = 0
+    for table in view.rows(columns, outcome=ERROR):
+        total += len(table)
+        for row in table.slice(0, limit - shown).to_pylist():
+            shown += 1
+            print(json.dumps(row, ensure_ascii=False) if as_json else _line(row, view.row_type.key))
+    if not as_json:
+        print(f"{total:,} failed rows" + (f", {shown:,} shown (--limit)" if shown < total else ""))
+    return 0
+
+
+def _line(row: dict[str, Any], key: tuple[str, ...]) -> str:
+    return f"{'/'.join(str(row[k]) for k in key)}  {row['stage']}: {row['reason']}  {row['detail'] or ''}".rstrip()
+
+
+def retry(path: str, options: RunOptions) -> int:
+    """Run the error rows of every producer of the table again. Exit code 0 when none is left, else 1."""
+    view = open_table(path)
+    for output in view.outputs:
+        if not any(error_rows(part) for part in parts_of(output)):
+            continue
+        record = output.folder.read_json("_run/job.json")
+        if record is None:
+            print(f"{output.producer}: a whole-table step, it has no rows to retry", file=sys.stderr)
+            continue
+        job = JOBS.get(record["job"])
+        if job is None:
+            raise InputError(f"{path} was written by an unknown job {record['job']!r}", "use the raysys that wrote it")
+        module = job.load()
+        config = validate(module.JobConfig, record["config"], output.folder.path("_run/job.json"))
+        show(module.run(config, dataclasses.replace(options, retry=output.folder.url)))
+    left = open_table(path).counts().n_error
+    print(f"{left:,} rows still stand as errors" if left else "no errors left")
+    return 1 if left and not options.dry_run else 0
+
+
+def verify(path: str) -> int:
+    """Print what is wrong with the table. Exit code 0 when nothing is, else 1."""
+    result = tables_verify.verify(path)
+    rows = result.counts.as_dict()
+    for line in (*result.notes, *(f"PROBLEM {p}" for p in result.problems)):
+        print(line)
+    print(
+        f"{rows['in']:,} rows = {rows['kept']:,} kept + {result.counts.n_rejected:,} rejected + "
+        f"{result.counts.n_error:,} error: {'ok' if result.ok else 'NOT WHOLE'}"
+    )
+    return 0 if result.ok else 1

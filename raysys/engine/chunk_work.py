@@ -1,0 +1,88 @@
+"""One chunk from its input to its part on storage: what Ray's workers and the inline engine both do. No Ray here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysys.errors import InputError
+from raysys.tables import Chunk, Store, commit_part
+from raysys.tables.commit import keys_of
+from raysys.tables.job import Redo, TableRun
+from raysys.tables.process import AttemptLog, keys_called_for, process_chunk
+from raysys.tables.stage import Stage
+
+
+class UnreadableInput(RuntimeError):
+    """The input of one chunk is damaged or gone."""
+
+
+def load_items(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
+    """The items of a chunk. What is wrong with its input concerns this chunk only: the others go on."""
+    try:
+        return load(chunk)
+    except InputError as exc:
+        raise UnreadableInput(str(exc)) from exc
+
+
+def rows_of(run: TableRun, chunk: Chunk, items: pa.Table, stage: Stage, log: AttemptLog) -> pa.Table:
+    """The rows of a chunk; in a retry, those that replace its error rows."""
+    row_type = run.output.row_type
+    if run.only is None:
+        return process_chunk(items, stage, row_type, log)
+    wanted = run.only[chunk.name].rows
+    if not stage.keyed:  # the key that an error row stands under may not be that of the row which replaces it
+        return process_chunk(items, stage, row_type, log).take(sorted(wanted))
+    keys = set(wanted.values())
+    calls_for = [keys_called_for(item, stage, row_type) for item in items.to_pylist()]
+    items = items.filter(pa.array([not keys.isdisjoint(k) for k in calls_for], pa.bool_()))
+    table = process_chunk(items, stage, row_type, log)
+    return table.filter(pa.array([k in keys for k in keys_of(table, row_type.key)], pa.bool_()))
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where finished chunks go: the output's folder; for a retry, a new file of the chunk."""
+
+    folder: Store
+    keyed: bool
+    only: Mapping[str, Redo] | None
+    meters: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: TableRun) -> Target:
+        return cls(run.output.folder, run.job.stage.keyed, run.only, run.output.row_type.meters)
+
+    def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
+        """Commit the rows of a chunk; what the driver is told: counts, number of items, meters."""
+        file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
+        if self.only is not None:
+            redo = self.only[chunk.name]
+            file = chunk.retry_file(redo.number)
+            info |= {} if self.keyed else {"replaces": sorted(redo.rows)}
+        counts = commit_part(self.folder, file, table, info)
+        sums = {name: pc.sum(table[name]).as_py() or 0 for name in self.meters}
+        return {
+            "counts": json.dumps(counts.as_dict()),
+            "n_items": chunk.stop - chunk.start,
+            "meters": json.dumps({"sums": sums}),
+        }
+
+
+def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[], Stage]) -> dict[str, Any]:
+    """Read, stage and commit; returns the report. `stage` gives the stage, which the first chunk builds."""
+    with AttemptLog(run.output.folder, chunk.name) as log:
+        table = rows_of(run, chunk, load_items(run.job.load, chunk), stage(), log)
+    return Target.of(run).publish(chunk, table)
+
+
+def failure(chunk: Chunk, exc: Exception) -> dict[str, str]:
+    """The report of a chunk that could not be done: a user's mistake is fatal, anything else leaves it pending."""
+    if isinstance(exc, InputError):
+        return {"fatal": json.dumps([exc.what, exc.fix])}
+    return {"problem": f"{chunk.name}: {type(exc).__name__}: {exc}"}

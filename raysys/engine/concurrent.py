@@ -1,0 +1,94 @@
+"""Several blocking Ray calls at the same time from one driver, with a Ctrl-C that stops them all at once."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import ray
+
+T = TypeVar("T")
+POLL_S = 0.2
+"""Python delivers signals between the main thread's instructions: it must not block for good."""
+STOP_S = 10.0
+"""How long interrupted threads get to leave Ray: Ray Data stops its own threads in this time."""
+
+
+_ending: dict[int, float] = {}
+"""Thread → until when the actions that it waits for may end on their own; nobody disconnects Ray from them before."""
+
+
+def run_concurrently(
+    actions: Sequence[Callable[[], T]], ask_to_stop: Callable[[], None] | None = None, grace_s: float = 0.0
+) -> list[T]:
+    """Run `actions` in threads; their results in order. The first failure is raised when all have ended.
+
+    A Ctrl-C or SIGTERM goes to every action, then on to the caller. What does not end by it is disconnected from Ray,
+    which makes it fail. With `ask_to_stop` the actions are asked first, and have `grace_s` seconds to end on their own;
+    a second Ctrl-C or SIGTERM cuts that short.
+    """
+    results: dict[int, T] = {}
+    failures: dict[int, BaseException] = {}
+
+    def run(i: int, action: Callable[[], T]) -> None:
+        try:
+            results[i] = action()
+        except BaseException as exc:
+            failures[i] = exc
+
+    threads = [threading.Thread(target=run, args=(i, a), daemon=True) for i, a in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    try:
+        _join(threads)
+    except BaseException:
+        try:
+            if ask_to_stop is not None:
+                _end_gracefully(threads, ask_to_stop, grace_s)
+        finally:
+            _interrupt(threads)
+        raise
+    for i in sorted(failures):
+        raise failures[i]
+    return [results[i] for i in range(len(actions))]
+
+
+def _join(threads: Sequence[threading.Thread], until: float = float("inf")) -> None:
+    """Wait for the threads, in steps: Python delivers signals between them."""
+    for thread in threads:
+        while thread.is_alive() and time.monotonic() < until:
+            thread.join(POLL_S)
+
+
+def _end_gracefully(threads: Sequence[threading.Thread], ask_to_stop: Callable[[], None], grace_s: float) -> None:
+    print(f"stopping: waiting up to {grace_s:g} s for checkpoints (Ctrl-C again to stop at once)", file=sys.stderr)
+    until = time.monotonic() + grace_s
+    _ending[threading.get_ident()] = until
+    try:
+        ask_to_stop()
+        _join(threads, until)
+    except Exception as exc:  # the interruption must go on
+        print(f"cannot stop gracefully: {type(exc).__name__}: {exc}", file=sys.stderr)
+    finally:
+        del _ending[threading.get_ident()]
+
+
+def _interrupt(threads: Sequence[threading.Thread]) -> None:
+    """Raise KeyboardInterrupt in the threads, at their next Python instruction.
+
+    Not ray.shutdown() while they are in the middle of a call: Ray's core can crash then (signal 11).
+    """
+    for thread in threads:
+        if thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
+    deadline = time.monotonic() + STOP_S
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < max([deadline, *_ending.values()]):
+        time.sleep(POLL_S)
+    if any(thread.is_alive() for thread in threads):
+        ray.shutdown()

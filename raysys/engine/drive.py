@@ -1,0 +1,101 @@
+"""The driver's side of a row job: progress, counts, the error budget, and what makes a run fail. No Ray here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysys.engine.meters import Meters
+from raysys.engine.metrics_file import appended
+from raysys.errors import InputError, RunFailed
+from raysys.outcomes import Counts
+from raysys.progress import Progress
+from raysys.tables import Output
+from raysys.tables.job import TableRun, first_items
+
+ERRORS_BEFORE_STOP = 20
+"""A handful of errors may be bad luck at the start of a run; from here on the fraction decides."""
+
+
+@dataclass
+class MapResult:
+    """What one run did."""
+
+    counts: Counts = field(default_factory=Counts)
+    n_chunks: int = 0
+    failed_chunks: list[str] = field(default_factory=list)
+    meters: Meters = field(default_factory=Meters)
+    seconds: float = 0.0
+    stats: str = ""
+
+
+def drive(
+    run: TableRun, n_chunks: int, reports: Iterable[Mapping[str, Any]], alive: Callable[[], None] = lambda: None
+) -> MapResult:
+    """Take the report of each of `n_chunks` chunks as it comes; `alive` is called with every one.
+
+    Raises RunFailed (errors above the allowed fraction, chunks that could not be read) or InputError (no space left,
+    missing model); in every case the committed parts stay and a rerun goes on.
+    """
+    began, cluster = time.monotonic(), run.job.cluster
+    result = MapResult(meters=Meters(cluster.pool.num_gpus))
+    total = sum(c.stop - c.start for c in first_items(run.output.chunks, run.limit))
+    already = total - sum(c.stop - c.start for c in run.chunks())
+    with (
+        appended(run.output.folder, "_run/metrics.jsonl") as metrics,
+        Progress(_label(run.output), total, "rows", cluster.progress_interval_s, metrics=metrics, start=already) as bar,
+    ):
+        done = already
+        for report in reports:
+            alive()
+            done += _account(report, result)
+            bar.update(done, counts=result.counts, sums=result.meters.sums, **result.meters.shown())
+            _stop_if_too_many_errors(result.counts, run)
+    result.seconds = time.monotonic() - began
+    _check_conserved(result, done - already, run)
+    if result.failed_chunks:
+        raise RunFailed(
+            f"{len(result.failed_chunks)} of {n_chunks} chunks could not be processed and stay pending, "
+            f"first: {result.failed_chunks[0]}\n  fix: run the same command again"
+        )
+    return result
+
+
+def _label(output: Output) -> str:
+    """What the progress line calls a table: several jobs may run at once."""
+    return f"{output.producer} {'/'.join(output.table.url.split('/')[-2:])}"
+
+
+def _account(report: Mapping[str, Any], result: MapResult) -> int:
+    if report.get("fatal"):
+        what, fix = json.loads(report["fatal"])
+        raise InputError(what, fix)
+    if report.get("problem"):
+        result.failed_chunks.append(report["problem"])
+        return 0
+    result.n_chunks += 1
+    result.counts.merge(Counts.from_dict(json.loads(report["counts"])))
+    result.meters.add(json.loads(report["meters"] or "{}"))
+    return report["n_items"]
+
+
+def _check_conserved(result: MapResult, n_items: int, run: TableRun) -> None:
+    """n_items = kept + rejected + error. Keyed stages are checked key by key in each chunk (`process_chunk`)."""
+    if run.only is None and not run.job.stage.keyed and result.counts.total != n_items:
+        raise RunFailed(f"{n_items} items went in but {result.counts.as_dict()} came out of {run.output.producer}")
+
+
+def _stop_if_too_many_errors(counts: Counts, run: TableRun) -> None:
+    if run.only is not None:  # a retry meets nothing but rows that failed before
+        return
+    allowed = run.job.cluster.max_error_fraction
+    if counts.n_error >= ERRORS_BEFORE_STOP and counts.n_error > allowed * counts.total:
+        raise RunFailed(
+            f"{counts.n_error} of {counts.total} rows ended as errors ({dict(counts.error.most_common(3))}), more than "
+            f"max_error_fraction = {allowed:g}\n"
+            f"  fix: `raysys failed {run.output.table.url}` shows them; after the repair run the same command again, "
+            f"then `raysys retry {run.output.table.url}`"
+        )

@@ -1,0 +1,1 @@
+"""The captioned set as files that other tools open."""

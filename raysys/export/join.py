@@ -1,0 +1,115 @@
+"""SAMPLES ⋈ CAPTIONS ⋈ DUPLICATES → the rows to export, and why the others are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from raysys.errors import InputError
+from raysys.export.files import CAPTION_FIELDS, CaptionSelection
+from raysys.outcomes import KEPT, REJECTED, Counts
+from raysys.shards.licenses import UNKNOWN
+from raysys.tables import TableView
+from raysys.tables.join import AlignedTable
+from raysys.tables.read import Part
+
+BATCH_ROWS = 64
+"""Samples of a materialized table that are held in memory at once."""
+
+_FROM_SAMPLE = ("sample_id", "row_id", "url", "width", "height", "metadata")
+_FOR_READING = ("shard", "member", "offset", "length", "image", "format")
+
+
+@dataclass
+class ExportJoin:
+    """The rows to export, part of samples by part: nothing crosses parts, one part is in memory.
+
+    counts: the fate of every row of samples that was looked at; whoever takes a row counts it as kept or error.
+    n_seen: kept samples looked at.
+    """
+
+    samples: TableView
+    captions: tuple[TableView, ...]
+    duplicates: TableView | None
+    select: CaptionSelection
+    limit: int | None
+    counts: Counts = field(default_factory=Counts)
+    n_seen: int = 0
+
+    def __post_init__(self) -> None:
+        known = {part.origin for part in self.samples.parts}
+        for view in self.captions:
+            if view.parts and not known & {part.origin for part in view.parts}:
+                raise InputError(
+                    f"captions {view.store.url} were not made from {self.samples.store.url}",
+                    "give the samples table that was captioned",
+                )
+
+    @property
+    def n_samples(self) -> int:
+        """Kept samples that will be looked at."""
+        kept = self.samples.counts().kept
+        return kept if self.limit is None else min(kept, self.limit)
+
+    def rows(self, with_images: bool = True) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """(SAMPLES row, its export row without the image) of every sample that is exported, in table order."""
+        captions = [AlignedTable(view) for view in self.captions]
+        duplicates = AlignedTable(self.duplicates) if self.duplicates else None
+        for part in self.samples.parts:
+            captions_of = [table.all_rows_of(part, CAPTION_FIELDS) for table in captions]
+            clusters = duplicates.rows_of(part, ["license", "sources"]) if duplicates else None
+            for sample in _samples_of(part, with_images):
+                if sample["outcome"] != KEPT:
+                    self.counts.add(REJECTED, f"sample_{sample['outcome']}")
+                    continue
+                if self.n_seen == self.limit:
+                    return
+                self.n_seen += 1
+                row = self._row(sample, [found.get(sample["row_id"], []) for found in captions_of], clusters)
+                if row is not None:
+                    yield sample, row
+
+    def _row(self, sample: dict, captions: list[list[dict]], clusters: dict[str, dict] | None) -> dict | None:
+        """The export row of a kept sample, without the image; None, and counted, when it is left out."""
+        license, evidence, sources = sample["license"], sample["license_evidence"], []
+        if clusters is not None:
+            cluster = clusters.get(sample["row_id"])
+            if cluster is None or cluster["outcome"] != KEPT:
+                self.counts.add(REJECTED, "not_deduplicated" if cluster is None else cluster["reason"])
+                return None
+            sources = cluster["sources"] or []
+            if cluster["license"] != license:
+                license = cluster["license"]
+                evidence = f"the strictest of {len(sources)} copies; this one: {evidence}"
+        if license is None or license == UNKNOWN:
+            self.counts.add(REJECTED, "license_unknown")
+            return None
+        rows = list(chain.from_iterable(sorted(some, key=lambda row: row["caption_id"]) for some in captions))
+        chosen = self.select.captions_of(rows)
+        if len(chosen) < self.select.min_captions:
+            self.counts.add(REJECTED, "too_few_captions" if rows else "not_captioned")
+            return None
+        if len({caption["caption_id"] for caption in chosen}) < len(chosen):
+            raise InputError(
+                f"sample {sample['row_id']!r} has captions with the same id in two of the captions tables",
+                "leave one table out, or choose its captioners by select.captioners",
+            )
+        main = self.select.main_of(chosen)
+        return {name: sample[name] for name in _FROM_SAMPLE} | {
+            "caption": main["text"],
+            "caption_id": main["caption_id"],
+            "captions": chosen,
+            "original_caption": sample["caption"],
+            "license": license,
+            "license_evidence": evidence,
+            "sources": sources,
+        }
+
+
+def _samples_of(part: Part, with_images: bool) -> Iterator[dict[str, Any]]:
+    columns = [*_FROM_SAMPLE, *_FOR_READING, "caption", "license", "license_evidence", "outcome"]
+    table = part.read(columns if with_images else [name for name in columns if name != "image"])
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        yield from batch.to_pylist()

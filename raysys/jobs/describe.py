@@ -1,0 +1,77 @@
+"""Job `describe`: a table of SAMPLES or GENERATIONS, or a folder of images, × a descriptor → FEATURES."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Annotated
+
+from pydantic import Field
+
+from raysys.config import OPERATIONAL, Config, Place
+from raysys.engine.config import ClusterConfig
+from raysys.jobs.options import INLINE, RunOptions
+from raysys.jobs.run_table import run_table
+from raysys.rows import FEATURES
+from raysys.shards.decode import DecodeConfig
+from raysys.shards.describe import ImageLoader, described_by, features_of, image_source, stated
+from raysys.similarity import DescriptorConfig, descriptor_facts
+from raysys.similarity.describe import Describe
+from raysys.tables import TableView
+from raysys.tables.job import TableJob
+from raysys.tables.results import Plan, Summary, TablePlan, TableSummary
+
+
+class JobConfig(Config):
+    """Make the features of images: unit vectors whose inner product is their similarity."""
+
+    images: Place = Field(description="table of SAMPLES or GENERATIONS rows, or folder of images")
+    output: Place = Field(description="table of FEATURES rows; each descriptor preset is a producer of its own in it")
+    descriptor: DescriptorConfig = Field(DescriptorConfig(), description="which descriptor")
+    decode: DecodeConfig = Field(DecodeConfig(), description="limits that every image must keep")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
+
+
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
+    """Write the features of every kept image; of samples also of those that were refused for their license."""
+    source, parts, identity = image_source(config.images)
+    facts = descriptor_facts(config.descriptor)
+    job = TableJob(
+        job="describe",
+        producer=facts.preset,
+        output=config.output,
+        row_type=FEATURES,
+        fields={"images": identity, **stated(facts), "decode": config.decode.identity()},
+        parts=parts,
+        chunk_rows=config.chunk_rows,
+        load=source,
+        stage=Describe,
+        args=(config.descriptor, ImageLoader(config.decode)),
+        cluster=config.cluster,
+    )
+    return run_table(job, config, options)
+
+
+def describe_missing(configs: Mapping[str, JobConfig], options: RunOptions) -> dict[str, TablePlan | TableSummary]:
+    """What is not described yet is described now, on one Ray: {name: what was, or would be, done}."""
+    missing = {name: config for name, config in configs.items() if not _is_described(config)}
+    with _one_ray(options) if missing and not options.dry_run else nullcontext():
+        return {name: run(config, options).steps["describe"] for name, config in missing.items()}
+
+
+def features(config: JobConfig) -> TableView:
+    """The rows at `config.output` by the config's descriptor."""
+    return features_of(config.output, descriptor_facts(config.descriptor))
+
+
+def _is_described(config: JobConfig) -> bool:
+    return described_by(descriptor_facts(config.descriptor), config.output, config.images) is not None
+
+
+def _one_ray(options: RunOptions):
+    if options.address == INLINE:
+        return nullcontext()
+    from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
+
+    return cluster(options.address)

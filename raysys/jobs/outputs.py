@@ -1,0 +1,72 @@
+"""Run whole steps (assemble, export …), and the checks that every output path goes through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raysys.config import Config
+from raysys.errors import InputError
+from raysys.jobs.options import RunOptions
+from raysys.tables.folder_output import FolderOutput, Record
+from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary
+
+
+@dataclass(frozen=True)
+class FolderJob:
+    """A job that writes one folder as a whole.
+
+    fields: every value that changes the result; inputs by their contents.
+    write: (empty local folder) → summary. facts: what a dry run says of the work; it may read the inputs.
+    redo: whether a finished output of the same fields is done again (given its record).
+    follows: fields where a difference alone does not have to be confirmed by --on-change, as in `FolderOutput`.
+    """
+
+    job: str
+    output: str
+    fields: Mapping[str, Any]
+    write: Callable[[Path], Mapping[str, Any]]
+    facts: Callable[[], Mapping[str, Any]] = dict
+    redo: Callable[[Record], bool] = lambda _: False
+    follows: Collection[str] = ()
+
+
+def run_folder(job: FolderJob, config: Config, options: RunOptions) -> Plan | Summary:
+    """Write the folder unless it is finished; its record says what it was made from."""
+    refuse_lost_path(job.output)
+    output = FolderOutput(job.job, job.output, job.fields, config, options.on_change, options.dry_run, job.follows)
+    to_do = output.is_to_do(job.redo)
+    if options.dry_run:
+        return Plan({job.job: FolderPlan(job.job, output.path, output.state(), to_do, job.facts())})
+    if to_do:
+        return Summary({job.job: FolderSummary(job.job, output.path, output.write(job.write))})
+    found = output.record()
+    state = "kept" if output.changed() else "nothing to do"
+    return Summary({job.job: FolderSummary(job.job, output.path, found.summary, state)})
+
+
+def refuse_limit(job: str, options: RunOptions) -> None:
+    """InputError when --limit is given to a job that works on the whole: silence would look like obedience."""
+    if options.limit is not None:
+        raise InputError(f"--limit {options.limit}: {job} works on the whole input", "leave --limit out")
+
+
+def refuse_object_store(path: str, why: str) -> None:
+    """InputError for an output behind a URL; `why` says what needs a file system."""
+    if "://" in path:
+        raise InputError(f"output {path!r}: {why} needs a local or mounted folder", "give one")
+
+
+def refuse_lost_path(path: str) -> None:
+    """InputError for an output that would vanish with its node: a relative or temporary path in a submitted job."""
+    if "://" in path or not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return
+    resolved = os.path.abspath(path)
+    if not os.path.isabs(path) or resolved.startswith(("/tmp/", os.getcwd() + os.sep)):
+        raise InputError(
+            f"output {path!r} lies on the node that runs this job and goes away with it",
+            "give an s3:// or gs:// path, or a folder on a file system that all nodes mount",
+        )

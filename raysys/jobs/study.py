@@ -1,0 +1,73 @@
+"""Job `study`: shards → models → evaluations → report. `make demo` runs one of two models."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from raysys.engine.config import ClusterConfig, TrainClusterConfig
+from raysys.errors import InputError, RunFailed
+from raysys.jobs import JOBS, report
+from raysys.jobs.options import RunOptions
+from raysys.jobs.outputs import refuse_limit, refuse_lost_path
+from raysys.study.config import StudyConfig as JobConfig
+from raysys.study.plan import plan_steps, selected
+from raysys.study.record import Record
+from raysys.study.run import plan_table, run_steps
+from raysys.study.step import Step
+
+
+def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+    """Run every step that is not finished, then write report.html and summary.json. Returns the summary.
+
+    Raises RunFailed at the end when a model failed: the report shows the others, and why.
+    """
+    refuse_limit("study", options)
+    refuse_lost_path(config.run)
+    everything = plan_steps(config)
+    steps = selected(everything, config, options.only)
+    record = Record(config, everything, " ".join(["raysys", *sys.argv[1:]]))
+    if options.dry_run:
+        print(f"study would do, in {config.run} (nothing was written):\n{plan_table(steps, record)}")
+        return {}
+    from raysys.engine.cluster import cluster, how_many_fit
+
+    def room_for(step: Step) -> int:
+        needed = _resources(getattr(step.config, "cluster", None))
+        return 1 if needed is None else config.concurrent or how_many_fit(*needed)
+
+    own = replace(options, only=())
+    with cluster(options.address):
+        record.start()
+        run_steps(steps, record, lambda step: _run(step, own), room_for)
+    summary = report.run(report.JobConfig(run=config.run), own)
+    if failed := {m: why for m, why in record.failed_models().items() if not options.only or m in options.only}:
+        raise RunFailed(
+            f"{len(failed)} of {len(options.only or config.models)} models failed"
+            + "".join(f"\n  - {model}: {why}" for model, why in failed.items())
+        )
+    return summary
+
+
+def _run(step: Step, options: RunOptions) -> Any:
+    """Run the step's job; stop, with the reasons, when ingest kept nothing that may be used."""
+    result = JOBS[step.job].load().run(step.config, options)
+    rows = result.steps["ingest"].rows if step.job == "ingest" else None
+    if rows is not None and rows["kept"] == 0:
+        raise InputError(
+            f"{step.name}: no sample of {step.config.input} was kept: rejected {rows['rejected']}, "
+            f"error {rows['error']}",
+            "look at the table's rows; for images that were cleared elsewhere: ingest.check_licenses=false",
+        )
+    return result
+
+
+def _resources(cluster: Any) -> tuple[float, float] | None:
+    """(CPUs, GPUs) that a step takes at most; None for one that runs in this process."""
+    if isinstance(cluster, TrainClusterConfig):
+        return cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers * float(cluster.use_gpu)
+    if isinstance(cluster, ClusterConfig):
+        pool = cluster.pool
+        return pool.max_size * pool.num_cpus + cluster.load_cpus, pool.max_size * pool.num_gpus
+    return None

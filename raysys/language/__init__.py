@@ -1,0 +1,1 @@
+"""Words: tokens, parts of speech, entities, WordNet's nouns, and how general a text is."""

@@ -1,0 +1,64 @@
+"""The model families by name. A family's modules are imported when it is asked for.
+
+A new family is a folder beside `models/sd/` with the same file names, and a line in each of the tables below.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from raysys.errors import InputError
+from raysys.models.family import Family, Pipeline
+from raysys.models.loading import DTYPES, PIPELINE_INDEX
+from raysys.models.sd.config import SdDenoiserConfig
+
+FAMILIES = {"sd": "raysys.models.sd.family"}
+"""Family name → the module whose FAMILY it is."""
+
+PIPELINE_CLASSES = {"StableDiffusionPipeline": "sd"}
+"""`_class_name` in a saved pipeline's model_index.json → family name."""
+
+DenoiserConfig = SdDenoiserConfig
+"""The shape of a new denoiser; its field `family` says of which family. A union of all families' configs."""
+
+
+def _known(name: str) -> str:
+    if name not in FAMILIES:
+        raise ValueError(f"model family {name!r} is not known; allowed: {', '.join(FAMILIES)}")
+    return name
+
+
+FamilyName = Annotated[str, AfterValidator(_known)]
+"""A family's name, as a config field."""
+
+
+def family(name: str) -> Family:
+    """The loaders of the family `name`. InputError: there is no such family."""
+    if name not in FAMILIES:
+        raise InputError(f"model family {name!r} is not known", f"use one of {', '.join(FAMILIES)}")
+    return importlib.import_module(FAMILIES[name]).FAMILY
+
+
+def family_of(folder: str | Path) -> Family:
+    """The family of a saved pipeline, by the pipeline class that its model_index.json names."""
+    index = Path(folder) / PIPELINE_INDEX
+    if not index.is_file():
+        raise InputError(f"{folder} is not a pipeline folder: {PIPELINE_INDEX} is missing", "name a saved pipeline")
+    try:
+        class_name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError):
+        raise InputError(f"{index} is not a JSON object", "save the pipeline again") from None
+    if class_name not in PIPELINE_CLASSES:
+        known = ", ".join(PIPELINE_CLASSES)
+        raise InputError(f"{folder} holds a {class_name}, which no model family loads", f"known pipelines: {known}")
+    return family(PIPELINE_CLASSES[class_name])
+
+
+def load_pipeline(folder: str | Path, dtype: str = "float32", device: str = "cpu") -> Pipeline:
+    """The parts of a saved pipeline of any family, frozen, on `device`."""
+    return family_of(folder).load_pipeline(folder, dtype=DTYPES[dtype], device=device)

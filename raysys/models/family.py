@@ -1,0 +1,232 @@
+"""What a text-to-image model is to the rest of raysys: Conditioning, TextEncoder, Autoencoder, Denoiser, Family.
+
+captions ─ TextEncoder.encode ─▶ Conditioning ─┐
+pixels ─ Autoencoder.encode ─▶ latents ─────────┴▶ Denoiser.predict ─▶ latents ─ Autoencoder.decode ─▶ pixels
+
+Everything outside a family's own folder (`models/sd/`, …) speaks these types only, so that another architecture
+(another denoiser, a decoder-only language model as text encoder) is one more folder with the same file names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from raysys.models.schedule import NoiseScheduleConfig
+from raysys.rows import StatesDtype
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What conditions a denoiser on B captions.
+
+    states: float [B, T, D], the text encoder's hidden states.
+    mask: bool [B, T], True where a state belongs to the caption; None = the denoiser attends to all T (Stable
+        Diffusion, which was trained on padded captions without a mask).
+    extra: further per-sample tensors [B, …] of a family (pooled states, original sizes …).
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor | None = None
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.states.shape[0]
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
+        """`function` applied to every tensor: a slice, an expansion, a move."""
+        mask = None if self.mask is None else function(self.mask)
+        return Conditioning(function(self.states), mask, {name: function(x) for name, x in self.extra.items()})
+
+    def __getitem__(self, index: slice | Sequence[int] | torch.Tensor) -> Conditioning:
+        return self.map(lambda x: x[index])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
+        """On `device`; floating-point tensors as `dtype`."""
+        return self.map(lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device))
+
+    def expand(self, batch: int) -> Conditioning:
+        """The conditioning of one caption for `batch` samples."""
+        return self.map(lambda x: x.expand(batch, *x.shape[1:]))
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The samples of all parts, in order. Shorter ones are padded to the longest T and masked there."""
+        length = max(part.states.shape[1] for part in parts)
+        parts = [part.padded(length) for part in parts]
+        masked = any(part.mask is not None for part in parts)
+        masks = [p.mask if p.mask is not None else torch.ones_like(p.states[..., 0], dtype=torch.bool) for p in parts]
+        return Conditioning(
+            torch.cat([part.states for part in parts]),
+            torch.cat(masks) if masked else None,
+            {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra},
+        )
+
+    @staticmethod
+    def stack(states: Sequence[np.ndarray]) -> Conditioning:
+        """One caption per array [T, D], as float32. Shorter ones are padded to the longest T and masked there."""
+        tensors = [torch.from_numpy(array.astype(np.float32)) for array in states]
+        if len({len(x) for x in tensors}) == 1:
+            return Conditioning(torch.stack(tensors))
+        return Conditioning.cat([Conditioning(x[None]) for x in tensors])
+
+    def padded(self, length: int) -> Conditioning:
+        """Padded with zero states to T = `length`; the padding is masked, so a mask appears where there was none."""
+        missing = length - self.states.shape[1]
+        if missing == 0:
+            return self
+        mask = self.mask if self.mask is not None else torch.ones_like(self.states[..., 0], dtype=torch.bool)
+        pad = torch.nn.functional.pad
+        return Conditioning(pad(self.states, (0, 0, 0, missing)), pad(mask, (0, missing)), self.extra)
+
+    @staticmethod
+    def where(condition: torch.Tensor, a: Conditioning, b: Conditioning) -> Conditioning:
+        """Sample by sample: `a` where `condition` (bool [B]) holds, else `b`; either may hold one sample for all."""
+        batch = len(condition)
+        both = Conditioning.cat([a.expand(batch), b.expand(batch)])
+        index = torch.arange(batch, device=condition.device) + torch.where(condition, 0, batch)
+        return both[index.to(both.states.device)]
+
+
+@dataclass(frozen=True)
+class EncodedCaptions:
+    """What a text encoder made of N captions, on the CPU."""
+
+    conditioning: Conditioning
+    n_tokens: list[int]
+    """Of each caption, special tokens included, before padding and truncation. Above max_length its end is lost."""
+
+
+class TextEncoder(Protocol):
+    """A frozen text encoder and its tokenizer."""
+
+    tokenizer: Any
+    max_length: int
+    """T: the tokens a caption is cut at."""
+    states_dtype: StatesDtype
+    """The type that states are stored in: float16 where their range allows it, else bfloat16 or float32."""
+
+    def encode(self, captions: Sequence[str]) -> EncodedCaptions:
+        """Hidden states of captions, float32 on the CPU. No mask: the denoiser attends to the padding too."""
+
+
+class Autoencoder(Protocol):
+    """A frozen autoencoder between pixels and scaled latents."""
+
+    latent_channels: int
+    downscale: int
+    """Image pixels per latent pixel along one side."""
+
+    def encode(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, 3, H, W] in [−1, 1] → scaled latents float32 [N, C, H/f, W/f]; `noise` samples the posterior."""
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Scaled latents [N, C, h, w] → uint8 images [N, h·f, w·f, 3]. NaN latents are the caller's to catch."""
+
+
+class Denoiser(torch.nn.Module):
+    """The trained part. `forward` is the prediction, so that DDP and FSDP2, which hook the call, see it.
+
+    Subclasses wrap the architecture's own module; their `state_dict` is that module's, with its prefix.
+    """
+
+    noise_scheduler: SchedulerMixin
+    """The training schedule: alphas_cumprod, prediction_type."""
+
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Noisy latents [B, C, h, w] at `timesteps` int64 [B] → the prediction [B, C, h, w] (ε or v)."""
+        raise NotImplementedError
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) that the model was trained at; others are possible where the architecture allows."""
+        raise NotImplementedError
+
+    @property
+    def latents_multiple(self) -> int:
+        """h and w must be multiples of this."""
+        raise NotImplementedError
+
+    def blocks(self) -> list[torch.nn.Module]:
+        """The modules that FSDP2 shards one by one, in the order of the forward pass."""
+        raise NotImplementedError
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A complete text-to-image model, in the order in which a prompt meets its parts."""
+
+    text_encoder: TextEncoder
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+
+
+class Family(Protocol):
+    """The loaders of one architecture.
+
+    A place is `zoo:<member>`, a pipeline folder or the folder of one part. Loaded parts are frozen and in eval mode; a
+    trainer turns gradients on itself. Hashes are of contents, so that a copy elsewhere has the same.
+    InputError: a part is missing or damaged; the message names its folder.
+    """
+
+    name: str
+
+    def load_text_encoder(
+        self,
+        place: str | Path,
+        tokenizer: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> TextEncoder:
+        """`tokenizer`: a tokenizer folder; None = the one beside the text encoder."""
+
+    def text_encoder_hashes(self, place: str | Path, tokenizer: str | Path | None = None) -> dict[str, str]:
+        """{"text_encoder_hash", "tokenizer_hash"} of what `load_text_encoder` loads."""
+
+    def load_autoencoder(
+        self, place: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Autoencoder: ...
+
+    def autoencoder_hash(self, place: str | Path) -> str:
+        """The hash of what `load_autoencoder` loads."""
+
+    def build_denoiser(self, config: Any, noise_schedule: NoiseScheduleConfig, seed: int) -> Denoiser:
+        """A new denoiser, trainable; the same seed gives the same weights."""
+
+    def load_denoiser(
+        self,
+        place: str | Path,
+        noise_schedule: NoiseScheduleConfig | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> Denoiser:
+        """A saved denoiser. `noise_schedule`: in the place of the one saved beside it, or where none is saved."""
+
+    def denoiser_hash(self, place: str | Path) -> str:
+        """The hash of the weights that `load_denoiser` loads."""
+
+    def save_pipeline(self, folder: str | Path, pipeline: Pipeline) -> Path:
+        """A folder that plain diffusers loads, published as a whole."""
+
+    def load_pipeline(self, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
+        """The parts of a saved pipeline."""

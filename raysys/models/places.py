@@ -1,0 +1,59 @@
+"""Where the shipped models are: `zoo:<member>` → its folder, after its files were checked.
+
+The members lie in `raysys/zoo/members`. `manifest.json` holds a sha256 per file, so that a damaged download is a clear
+message, not a strange picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from raysys.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent / "zoo" / "members"
+MANIFEST = "manifest.json"
+PREFIX = "zoo:"
+
+
+def is_zoo_name(name: str) -> bool:
+    """`zoo:vae` is a member's name, `models/vae` a folder."""
+    return name.startswith(PREFIX)
+
+
+def read_manifest(root: Path = ROOT) -> dict[str, Any]:
+    """{"members": {name: {"files": {relative path: sha256}, "seed", "max_steps", "metrics", …}}}"""
+    file = root / MANIFEST
+    if not file.is_file():
+        raise InputError(f"model zoo {root} has no {MANIFEST}", "reinstall raysys, or run `raysys zoo build`")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def path(name: str, root: Path = ROOT) -> Path:
+    """The folder of a member ("vae" or "zoo:vae") after its files were checked against the manifest.
+
+    Raises InputError on an unknown name and on a missing or damaged file.
+    """
+    member = name.removeprefix(PREFIX)
+    members = read_manifest(root)["members"]
+    if member not in members:
+        raise InputError(f"model {name!r} is not in the zoo", f"use one of {', '.join(PREFIX + m for m in members)}")
+    folder = root / member
+    for relative, expected in members[member]["files"].items():
+        file = folder / relative
+        if not file.is_file():
+            raise InputError(f"zoo file {file} is missing", "reinstall raysys, or run `raysys zoo build`")
+        if (found := sha256(file)) != expected:
+            raise InputError(
+                f"zoo file {file} is damaged: sha256 {found[:12]}…, the manifest says {expected[:12]}…",
+                "reinstall raysys, or run `raysys zoo build`",
+            )
+    return folder
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

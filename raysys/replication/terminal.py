@@ -1,0 +1,36 @@
+"""Progress lines of a measurement in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from raysys.progress import Progress
+from raysys.replication.compare import ProgressFn
+
+
+@contextmanager
+def terminal_progress(
+    show: Collection[str] = ("describe", "search", "background"),
+) -> Iterator[ProgressFn]:
+    """A progress callback that shows one line with rate and ETA per stage (`show`: first words of stage names)."""
+    open_lines: dict[str, Progress] = {}
+    finished: set[str] = set()  # a stage may report its end twice: after its last full batch, and at its end
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage.split()[0] not in show:
+            return
+        if stage in finished:
+            return
+        if stage not in open_lines:
+            open_lines[stage] = Progress(stage, total, "images")
+        open_lines[stage].update(done)
+        if done >= total:
+            open_lines[stage].close()
+            finished.add(stage)
+
+    try:
+        yield report
+    finally:
+        for line in open_lines.values():
+            line.close("stopped")

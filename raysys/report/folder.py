@@ -1,0 +1,71 @@
+"""A study's run folder as its report reads it: `study.json` says where everything lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysys.errors import InputError
+from raysys.replication.inputs import ImageSet, open_images
+from raysys.tables import Store
+
+RECORD = "study.json"
+"""Written by the study after every step."""
+
+DONE, FAILED = "done", "failed"
+"""How a step ended."""
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One study's folder and what its record says."""
+
+    store: Store
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str) -> RunFolder:
+        """Raises InputError when no study was run there."""
+        store = Store(folder)
+        record = store.read_json(RECORD)
+        if record is None:
+            raise InputError(f"{folder} is not a run folder of `raysys study`", "run the study first")
+        return cls(store, record)
+
+    def path(self, place: str) -> str:
+        """A place of the record (relative to the run folder) as a path or URL."""
+        return self.store.path(place)
+
+    def images(self, place: str) -> ImageSet:
+        """The images of a table of the run."""
+        return open_images(self.path(place))
+
+    def training_images(self) -> ImageSet:
+        """The samples that the models were trained on, by row_id."""
+        return self.images(self.record["samples"]["train"])
+
+    @property
+    def models(self) -> list[str]:
+        """Names in the order of the study; the first is the reference."""
+        return list(self.record["models"])
+
+    def why_missing(self, model: str) -> str | None:
+        """Why a model has not every result; None when it has."""
+        steps = {name: step for name, step in self.record["steps"].items() if step["model"] == model}
+        for name, step in steps.items():
+            if step.get("state") == FAILED:
+                return f"failed at “{name}”: {step['reason']}"
+        waiting = [name for name, step in steps.items() if step.get("state") != DONE]
+        return f"not done yet: {', '.join(waiting)}" if waiting else None
+
+    def metrics(self, model: str) -> list[dict[str, Any]]:
+        """The records of a model's training; [] when there are none."""
+        try:
+            lines = self.store.read(f"{self.record['models'][model]['training']}/{METRICS}").decode().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,114 @@
+"""What the replication measurements of a run folder say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raysys.replication import ReplicationResult
+from raysys.replication.saved import RESULT, load_result
+from raysys.report.data import ImageOf
+from raysys.report.folder import RunFolder
+from raysys.report.text import change, interval, number
+from raysys.tables import Store
+
+NAME = "replication"
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's measurement; `image` gives its generations by id, `captions` says which captions it learned."""
+
+    name: str
+    result: ReplicationResult
+    image: ImageOf
+    captions: str = "original"
+
+
+@dataclass(frozen=True)
+class ReplicationData:
+    """`models` in the order of the study: the first is the reference.
+
+    against_held_out: the study's first model's generations, searched among images that no model has seen.
+    The real held-out images, searched among the training images, are `held_out` of each result.
+    """
+
+    models: Sequence[Measured]
+    training_image: ImageOf
+    against_held_out: ReplicationResult | None = None
+
+    @property
+    def reference(self) -> Measured:
+        return self.models[0]
+
+    @property
+    def real_held_out(self) -> ReplicationResult | None:
+        return self.reference.result.held_out
+
+
+def collect(run: RunFolder) -> ReplicationData | None:
+    """None when no model was measured yet."""
+    places = run.record["evaluations"][NAME]
+    models = [
+        Measured(
+            name,
+            load_result(run.path(place)),
+            run.images(run.record["models"][name]["generations"][places["prompts"]]).bytes_of,
+            run.record["models"][name]["recipe"]["captions"],
+        )
+        for name, place in places["models"].items()
+        if _is_measured(run, place)
+    ]
+    if not models:
+        return None
+    held_out, against = places["references"].get(HELD_OUT), None
+    # It is about the study's first model: of no use where another one stands in for it.
+    if models[0].name == run.models[0] and held_out is not None and _is_measured(run, held_out):
+        against = load_result(run.path(held_out))
+    return ReplicationData(models, run.training_images().bytes_of, against)
+
+
+def _is_measured(run: RunFolder, place: str) -> bool:
+    return Store(run.path(place)).exists(RESULT)
+
+
+def measured(data: ReplicationData) -> list[str]:
+    return [model.name for model in data.models]
+
+
+def summary(data: ReplicationData) -> dict[str, Any]:
+    """Figures per model and of the references, by what was compared with what."""
+    references = {}
+    if data.against_held_out is not None:
+        references["first_model_against_held_out"] = data.against_held_out.summary()
+    if data.real_held_out is not None:
+        references["real_held_out_against_training"] = data.real_held_out.summary()
+    return {"models": {model.name: model.result.summary() for model in data.models}, "references": references}
+
+
+def table(data: ReplicationData) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """R of all, with the change from the reference, for the terminal."""
+    titles = ("Replication", "R", "95 % interval", "From the first", "Mean", "Generated", "Searched")
+    rows = [_row(model.name, model.result, data.reference.result) for model in data.models]
+    rows += [_row(label, result, None) for label, result in references(data)]
+    return titles, rows
+
+
+def references(data: ReplicationData) -> list[tuple[str, ReplicationResult]]:
+    """(what it is, result) of what the models are compared with."""
+    found = []
+    if data.against_held_out is not None:
+        found.append((f"{data.reference.name} against held-out images", data.against_held_out))
+    if data.real_held_out is not None:
+        found.append(("Real held-out images", data.real_held_out))
+    return found
+
+
+def _row(label: str, result: ReplicationResult, reference: ReplicationResult | None) -> tuple[str, ...]:
+    difference = change(reference.R, result.R) if reference is not None and result is not reference else ""
+    return (
+        *(label, number(result.R), interval(result.R_ci), difference or "", number(result.mean)),
+        *(f"{result.n_generated:,}", f"{result.n_training:,}"),
+    )

@@ -1,0 +1,70 @@
+"""A license that is not allowed holds for every copy of an image: clusters with a refused image are refused.
+
+Ingest refuses only the row that carries the license. The same picture may come again under CC-BY, as the same bytes or
+encoded anew, and would be trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raysys.outcomes import KEPT, rejected
+from raysys.shards.duplicates import DuplicatesConfig, Mirror, views_of
+from raysys.similarity import array_blocks, top_k
+from raysys.similarity.feature_file import FeatureFile
+
+
+@dataclass
+class Refused:
+    """Rows that ingest refused for their license: {sample_id: row_id}, and features of those that could be decoded."""
+
+    features: FeatureFile
+    row_of: dict[str, str] = field(default_factory=dict)
+
+
+def refuse_conflicts(
+    rows: Sequence[dict[str, Any]],
+    features: np.ndarray,
+    refused: Refused,
+    config: DuplicatesConfig,
+    mirror: Mirror | None,
+) -> None:
+    """Reject, in place, the clusters with a member that is a refused image: `license_conflict:<row_id of that row>`.
+
+    rows: DUPLICATES rows, one for each of `features` [N, D]. A member is a refused image when it has the same bytes,
+    or (with `config.near`) a similarity of `config.threshold` or more. Of several, the most similar is named.
+    """
+    worst: dict[str, tuple[float, str]] = {}
+    for index, similarity, row_id in _copies(rows, features, refused, config, mirror):
+        cluster = rows[index]["cluster_id"]
+        if cluster not in worst or similarity > worst[cluster][0]:
+            worst[cluster] = similarity, row_id
+    for row in rows:
+        if row["cluster_id"] in worst and row["outcome"] == KEPT:
+            similarity, row_id = worst[row["cluster_id"]]
+            row.update(rejected(f"license_conflict:{row_id}", f"similarity {similarity:.3f} to a refused image"))
+
+
+def _copies(
+    rows: Sequence[dict[str, Any]],
+    features: np.ndarray,
+    refused: Refused,
+    config: DuplicatesConfig,
+    mirror: Mirror | None,
+) -> Iterator[tuple[int, float, str]]:
+    """(index of a row, similarity, row_id of the refused row) of every row that shows a refused image."""
+    for index, row in enumerate(rows):
+        if row["sample_id"] in refused.row_of:
+            yield index, 1.0, refused.row_of[row["sample_id"]]
+    if not config.near or not len(refused.features):
+        return
+    others = refused.features.array()
+    for start, block in array_blocks(features, config.block_rows):
+        views = views_of(block, config, mirror)
+        similarity, nearest = top_k(views, array_blocks(others, config.block_rows), 1)
+        for at in np.flatnonzero(similarity[:, 0] >= np.float32(config.threshold)).tolist():
+            yield start + at, float(similarity[at, 0]), refused.features.ids[nearest[at, 0]]

@@ -1,0 +1,188 @@
+"""Which license an image is under, by an allow-list with the evidence kept. What is not understood is `unknown`.
+
+Ids follow SPDX (CC0-1.0, CC-BY-4.0 …). All statements of an image count: the strictest holds, and `unknown` is the
+strictest of all. What a single statement means, `license_text` says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raysys.shards.license_text import ALL_RIGHTS_RESERVED, UNKNOWN, ids_in, is_name
+
+DEFAULT_ALLOWED = ("CC0", "CC-BY")
+"""Families. A run over public-domain collections adds "PDM", "NoC-US" or "NKC" on purpose: they are statements about
+an image by somebody else, not licenses by its author."""
+
+NOT_ALLOWED, NOT_KNOWN = LICENSE_REASONS = ("license_not_allowed", "license_unknown")
+"""The two reasons for which ingest refuses a sound image."""
+
+# fmt: off
+FIELDS = frozenset((
+    "license", "licenses", "licenseurl", "licenseuri", "licenselink", "licenseid", "licensename", "licensetitle",
+    "licenseshortname", "licensetype", "licensetext", "licensecode", "cclicense", "usageterms", "usagerights",
+    "rights", "dcrights", "rightsurl", "rightsuri", "rightsstatement", "copyright", "copyrightnotice", "imagecopyright",
+))
+# fmt: on
+"""Metadata keys that hold license statements, in small letters, without separators, `licence` spelled `license`."""
+
+_NAME_KEYS = {"author", "artist", "creator", "photographer", "attribution", "credit", "owner", "holder", "copyright"}
+"""Keys whose value may be a bare name: the author's or the owner's."""
+_NUMBER_KEYS = {"id", "version", "code", "year"}
+"""Keys inside a structured statement whose numbers mean nothing by themselves."""
+_OTHER_KEYS = {"lang", "language", "source", "hidden"}
+"""Keys inside a structured statement that are not about rights."""
+
+_FAMILIES_BY_STRICTNESS = (
+    "CC0",
+    "PDM",
+    "NoC-US",
+    "NKC",
+    "US-GOV",
+    "CC-BY",
+    "CC-BY-SA",
+    "CC-BY-ND",
+    "CC-BY-NC",
+    "CC-BY-NC-SA",
+    "CC-BY-NC-ND",
+    "Unsplash",
+    "Pexels",
+    "Pixabay",
+    ALL_RIGHTS_RESERVED,
+    UNKNOWN,
+)
+_RANK = {family: rank for rank, family in enumerate(_FAMILIES_BY_STRICTNESS)}
+
+
+def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The license that an image's metadata state, and the statement that decides it.
+
+    Returns (id, "<field>=<value>"); the field is a path ("license.name") inside a structured value. The strictest
+    statement decides, and one that is not understood makes the license `unknown`. Credit lines and empty values are
+    not statements. A number, an index into a list that the image does not carry, counts only when it stands alone.
+    Without any statement the result is ("unknown", None).
+
+    The image's own statements are those in the license fields at the top of the metadata. License fields deeper down
+    may be about a page or a data set: they can make the license stricter, but they do not give one.
+    """
+    statements = list(_statements(evidence))
+    own = [s for s in statements if s.is_own]
+    counted = [s for s in statements if s.license is not None]
+    if not any(s.is_own for s in counted):
+        return (UNKNOWN, own[0].evidence) if own else (UNKNOWN, None)
+    strict = max(counted, key=lambda s: _strictness(s.license or UNKNOWN))
+    return strict.license or UNKNOWN, strict.evidence
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """license: None for a bare number. is_own: from a license field at the top of the metadata."""
+
+    evidence: str
+    license: str | None
+    is_own: bool
+
+
+def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
+    """Every statement in the metadata, in order, without recursion: JSON may be nested as deep as Python's stack."""
+    todo = [_Value(str(key), str(key), value, is_license_field(key), True) for key, value in evidence.items()][::-1]
+    while todo:
+        item = todo.pop()
+        if isinstance(item.value, Mapping):
+            todo += [item.inner(str(key), value) for key, value in item.value.items()][::-1]
+        elif isinstance(item.value, list | tuple):
+            todo += [item.element(i, value) for i, value in enumerate(item.value)][::-1]
+        elif item.is_stated and (statement := item.statement()) is not None:
+            yield statement
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value in the metadata: `path` leads to it, `key` is the last name on the path."""
+
+    path: str
+    key: str
+    value: Any
+    is_stated: bool
+    is_own: bool
+
+    def inner(self, key: str, value: Any) -> _Value:
+        is_stated = self.is_stated or is_license_field(key)
+        return _Value(f"{self.path}.{key}", key, value, is_stated, self.is_own and self.is_stated)
+
+    def element(self, index: int, value: Any) -> _Value:
+        return replace(self, path=f"{self.path}.{index}", value=value)
+
+    def statement(self) -> _Statement | None:
+        """None when the value says nothing about a license."""
+        value, key = self.value, _squashed(self.key)
+        text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
+        if value is None or not text or (isinstance(value, float) and math.isnan(value)) or key in _OTHER_KEYS:
+            return None
+        ids: tuple[str, ...] = (UNKNOWN,)
+        if isinstance(value, str | bytes):
+            ids = () if key in _NAME_KEYS and is_name(text) else ids_in(text)
+            if not ids:
+                return None
+        is_number = not isinstance(value, bool) and re.fullmatch(r"\d+(\.\d+)?", text)
+        if is_number and (key in _NUMBER_KEYS or is_license_field(key)):
+            return _Statement(f"{self.path}={text}", None, self.is_own)
+        return _Statement(f"{self.path}={text}", strictest(ids), self.is_own)
+
+
+def is_license_field(key: Any) -> bool:
+    """Does a metadata key or a column hold license statements? License_URL, licence-url, licenseUrl … do."""
+    return _squashed(key) in FIELDS
+
+
+def _squashed(key: Any) -> str:
+    return re.sub(r"[\W_]+", "", str(key).lower()).replace("licence", "license")
+
+
+def parse(text: str) -> str:
+    """The strictest license that one statement names; `unknown` when a part of it is not understood.
+
+    >>> parse("https://creativecommons.org/licenses/by/4.0/"), parse("CC BY-NC 2.0"), parse("see website")
+    ('CC-BY-4.0', 'CC-BY-NC-2.0', 'unknown')
+    """
+    return strictest(ids_in(text))
+
+
+def refusal(license: str, allowed: Iterable[str]) -> str | None:
+    """The reason why a license is refused, None when the allow-list covers it."""
+    if is_allowed(license, allowed):
+        return None
+    return NOT_KNOWN if license == UNKNOWN else NOT_ALLOWED
+
+
+def family(license: str) -> str:
+    """The id without its version: CC-BY-4.0 → CC-BY, CC0-1.0 → CC0."""
+    return re.sub(r"-\d\.\d$", "", license)
+
+
+def is_allowed(license: str, allowed: Iterable[str]) -> bool:
+    """True when `allowed` names the license or its family; "CC-BY" does not cover CC-BY-SA. `unknown` never is."""
+    allowed = set(allowed)
+    return license != UNKNOWN and (license in allowed or family(license) in allowed)
+
+
+def strictest(licenses: Iterable[str]) -> str:
+    """The license that binds when one image comes under several: `unknown` is strictest, CC0 the least.
+
+    Equal families: the lower version (older terms) and then the name decide, so the order of the sources does not.
+    """
+    return max(licenses, key=_strictness, default=UNKNOWN)
+
+
+def known_families() -> tuple[str, ...]:
+    """Every family an allow-list may name, least strict first."""
+    return _FAMILIES_BY_STRICTNESS[:-1]
+
+
+def _strictness(license: str) -> tuple[int, float, str]:
+    version = re.search(r"-(\d\.\d)$", license)
+    return _RANK.get(family(license), _RANK[UNKNOWN]), -float(version[1]) if version else 0.0, license

@@ -1,0 +1,150 @@
+"""What a run folder says of its study, in `study.json`: where everything lies, what is done, what failed, how long.
+
+The report reads nothing else to find its way; `raysys.report.folder` is the reading side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from raysys.config import dump
+from raysys.report.folder import DONE, FAILED, RECORD
+from raysys.study.config import StudyConfig, chosen_evaluations
+from raysys.study.layout import Layout
+from raysys.study.sections import as_set
+from raysys.study.shared import Shared
+from raysys.study.step import Step
+from raysys.tables import Store
+from raysys.tables.plan import fingerprint
+
+TABLES = ("ingest", "dedup", "caption", "generalize", "encode", "generate")
+"""Jobs whose outputs are tables of rows with fates."""
+
+
+class Record:
+    """study.json of a run folder: written when a run starts, and again after every step."""
+
+    def __init__(self, config: StudyConfig, steps: Sequence[Step], command: str) -> None:
+        """`steps` are all steps of the study, also those that are not run now."""
+        self._store, self._lock = Store(config.run), threading.Lock()
+        self._config, self._digests = config, digests(steps)
+        before = self._store.read_json(RECORD) or {}
+        old = before.get("steps", {})
+        self.data = {
+            **_facts(config, command),
+            **_places(config, steps),
+            "seconds": before.get("seconds", {}),
+            "steps": {step.name: {"job": step.job, "model": step.model} | old.get(step.name, {}) for step in steps},
+        }
+
+    def start(self) -> None:
+        """Write the record and the resolved configuration."""
+        self._store.write("config.yaml", dump(self._config).encode())
+        self._save()
+
+    def state_of(self, step: Step) -> str:
+        """done, failed or pending, as far as the record knows: jobs look at their outputs themselves."""
+        known = self.data["steps"][step.name]
+        if known.get("digest") != self._digests[step.name]:
+            return "pending"
+        if known["state"] == DONE and not (Store(step.output).names() or Store(step.output).folders()):
+            return "pending"
+        return known["state"]
+
+    def finish(self, step: Step, seconds: float, failure: str | None = None) -> None:
+        """Note how a step ended. Its seconds add up over all runs."""
+        with self._lock:
+            known = self.data["steps"][step.name]
+            known["seconds"] = round(known.get("seconds", 0.0) + seconds, 2)
+            known |= {"state": DONE if failure is None else FAILED, "digest": self._digests[step.name]}
+            known |= {"reason": failure}
+            self._save()
+
+    def spend(self, job: str, seconds: float) -> None:
+        """Wall seconds of all steps of one job, which may run at the same time; they add up over all runs."""
+        with self._lock:
+            self.data["seconds"][job] = round(self.data["seconds"].get(job, 0.0) + seconds, 2)
+            self._save()
+
+    def failed_models(self) -> dict[str, str]:
+        """{model: what failed, and why}, of steps that failed as they are configured now."""
+        return {
+            known["model"]: f"{name}: {known['reason']}"
+            for name, known in reversed(self.data["steps"].items())
+            if known.get("state") == FAILED and known.get("digest") == self._digests[name]
+        }
+
+    def _save(self) -> None:
+        self._store.write_json(RECORD, self.data)
+
+
+def digests(steps: Sequence[Step]) -> dict[str, str]:
+    """Name → a hash of the step's configuration and of those that it needs. Settings of the cluster do not count."""
+    found: dict[str, str] = {}
+    for step in steps:
+        fields = {"job": step.job, "config": step.config.identity(), "needs": [found[name] for name in step.needs]}
+        found[step.name] = fingerprint(fields)
+    return found
+
+
+def _facts(config: StudyConfig, command: str) -> dict[str, Any]:
+    return {
+        "title": config.title or f"raysys study {config.run.rstrip('/').rpartition('/')[2]}",
+        "seed": config.seed,
+        "command": command,
+        "full_command": config.full_command,
+        "drawn": config.data.shards is None,
+    }
+
+
+def _places(config: StudyConfig, steps: Sequence[Step]) -> dict[str, Any]:
+    """Where things lie, relative to the run folder, so that the folder can be moved."""
+    root, near = Layout(config.run)(""), Layout("")
+    inside = {step.name: step.output.removeprefix(root) for step in steps}
+    evaluations = chosen_evaluations(config)
+    return {
+        "samples": {split: near.samples(split) for split in Shared(config, near).splits},
+        "duplicates": near.duplicates,
+        "captions": near.captions if config.data.caption is not None else None,
+        "generalized": near.generalized if config.data.generalize is not None else None,
+        "tables": _tables(steps, root),
+        "models": {name: _model(config, name, near) for name in config.models},
+        "evaluations": {
+            name: {
+                "prompts": settings.prompts,
+                "models": {s.model: inside[s.name] for s in steps if s.evaluation == name and s.reference is None},
+                "references": {s.reference: inside[s.name] for s in steps if s.evaluation == name and s.reference},
+            }
+            for name, settings in evaluations.items()
+        },
+    }
+
+
+def _model(config: StudyConfig, name: str, near: Layout) -> dict[str, Any]:
+    model = config.models[name]
+    prompts = dict.fromkeys(settings.prompts for settings in chosen_evaluations(config).values())
+    return {
+        "recipe": {
+            "like": model.like,
+            "captions": ", ".join(model.kinds),
+            "duplicates": model.duplicates,
+            "fusion": model.training.diffusion.fusion.model_dump(mode="json"),
+            "training": as_set(model.training),
+            "generate": as_set(model.generate),
+        },
+        "training": near.model(name),
+        "generations": {p: near.generations(p, name) for p in prompts},
+    }
+
+
+def _tables(steps: Sequence[Step], root: str) -> list[str]:
+    """Every table of the study, in the order of the data."""
+    found = []
+    for step in steps:
+        for field in ("features", "latents", "text_states", "output"):
+            place = getattr(step.config, field, None)
+            if step.job in TABLES and place is not None:
+                found.append(place.removeprefix(root))
+    return found

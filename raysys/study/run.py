@@ -1,0 +1,119 @@
+"""Run the steps of a study: those of one job at the same time; a failing model does not stop the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+from raysys.errors import InputError, RunFailed
+from raysys.report.folder import DONE, FAILED
+from raysys.study.record import Record
+from raysys.study.step import Step
+
+RunStep = Callable[[Step], Any]
+"""Runs one step to its end and returns its summary."""
+
+
+def run_steps(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> None:
+    """Run `steps` in order, those of one job at the same time as far as `room_for` allows (steps at once, ≥ 1).
+
+    When a step that belongs to a model raises, the reason is recorded, the later steps of that model are left out, and
+    everything else goes on. When a shared step raises, the study ends: nothing can be made without it.
+    """
+    missing: set[str] = set()
+    for job, group in groupby(steps, key=lambda step: step.job):
+        ready = []
+        for step in group:
+            if missing.isdisjoint(step.needs):
+                ready.append(step)
+            else:
+                missing.add(step.name)
+        if not ready:
+            continue
+        print(f"\n── {job}", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        try:
+            failed = _run_all(ready, record, run_step, room_for)
+        finally:
+            record.spend(job, time.monotonic() - began)
+        missing |= failed
+
+
+def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> set[str]:
+    """Names of the steps that failed."""
+    failed: set[str] = set()
+    todo = deque(steps)
+
+    def work() -> None:
+        while True:
+            try:
+                step = todo.popleft()
+            except IndexError:
+                return
+            try:
+                if not _attempt(step, record, run_step):
+                    failed.add(step.name)
+            except BaseException:
+                todo.clear()
+                raise
+
+    n = min(len(steps), *(room_for(step) for step in steps))
+    if n == 1:
+        work()
+    else:
+        from raysys.engine.concurrent import run_concurrently
+
+        run_concurrently([work] * n)
+    return failed
+
+
+def _attempt(step: Step, record: Record, run_step: RunStep) -> bool:
+    """Whether the step succeeded. Raises when it failed and is shared."""
+    began = time.monotonic()
+    try:
+        run_step(step)
+    except Exception as exc:
+        if step.model is None:
+            raise
+        reason = reason_of(exc)
+        record.finish(step, time.monotonic() - began, reason)
+        print(f"raysys study: model {step.model} failed at “{step.name}”: {reason}", file=sys.stderr, flush=True)
+        return False
+    record.finish(step, time.monotonic() - began)
+    return True
+
+
+def reason_of(exc: BaseException) -> str:
+    """Why a step failed, on one line; for what nobody foresaw the traceback is printed as well."""
+    while isinstance(getattr(exc, "cause", None), BaseException):  # an engine's wrapper keeps what a worker raised
+        exc = exc.cause
+    if isinstance(exc, InputError):
+        return exc.what
+    if isinstance(exc, RunFailed):
+        return str(exc)
+    traceback.print_exception(exc)
+    return f"{type(exc).__name__}: {exc}".splitlines()[0]
+
+
+def states(steps: Sequence[Step], record: Record) -> dict[str, str]:
+    """Name → done, failed, pending, or waits for the steps that it needs."""
+    found: dict[str, str] = {}
+    for step in steps:
+        state = record.state_of(step)
+        ready = all(found.get(name, DONE) == DONE for name in step.needs)
+        found[step.name] = state if ready or state == FAILED else "waits"
+    return found
+
+
+def plan_table(steps: Sequence[Step], record: Record) -> str:
+    """The steps as a table: step, job, model, output, state."""
+    state = states(steps, record)
+    rows = [("step", "job", "model", "output", "state")]
+    rows += [(step.name, step.job, step.model or "", step.output, state[step.name]) for step in steps]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,109 @@
+"""What a row job is, as data: a stage, its input, its output. Made by the job modules, run by the engine."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from raysys.config import Config
+from raysys.rows import RowType
+from raysys.tables.plan import Chunk, InputPart, Output
+from raysys.tables.stage import Stage
+
+
+class Environment:
+    """Environment variables that a worker sets before it builds its stage: keys of endpoints.
+
+    Not a dataclass: Ray Data records the values of those with the pipeline, and may write them to files.
+    """
+
+    def __init__(self, **variables: str) -> None:
+        self._variables = variables
+
+    def apply(self) -> None:
+        os.environ.update(self._variables)
+
+    def __repr__(self) -> str:
+        return f"Environment({', '.join(self._variables)})"
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """A row stage from input parts to one table.
+
+    job: the command; producer: whose rows these are, where several write into one table (default: the job's name).
+    fields: every value that changes the result (makes the fingerprint).
+    load: chunk → items (an Arrow table), in CPU tasks. stage, args: what a worker builds, once.
+    cluster: how the engine runs it (`raysys.engine.config.ClusterConfig`); nothing in this room reads it.
+    """
+
+    job: str
+    output: str
+    row_type: RowType
+    fields: Mapping[str, Any]
+    parts: Sequence[InputPart]
+    chunk_rows: int
+    load: Callable[[Chunk], pa.Table]
+    stage: type[Stage]
+    args: tuple
+    cluster: Config
+    producer: str | None = None
+    environment: Environment = field(default_factory=Environment)
+
+    @property
+    def label(self) -> str:
+        return self.producer or self.job
+
+    def build(self) -> Stage:
+        """The stage, in the process that calls it. Raises InputError (no such model …)."""
+        self.environment.apply()
+        return self.stage(*self.args)
+
+
+@dataclass(frozen=True)
+class Redo:
+    """What a retry does to one chunk: the number of this retry, and its error rows as {position in the part: key}."""
+
+    number: int
+    rows: Mapping[int, tuple]
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """One run of a job over the chunks of its opened output.
+
+    only: for a retry, {chunk name: what to redo}. limit: only the first chunks, until they hold this many items.
+    """
+
+    job: TableJob
+    output: Output
+    only: Mapping[str, Redo] | None = None
+    limit: int | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks of this run: pending ones (or those to retry) among the first that hold `limit` items."""
+        chosen = {c.name for c in first_items(self.output.chunks, self.limit)}
+        waiting = self.output.pending() if self.only is None else [c for c in self.output.chunks if c.name in self.only]
+        return [c for c in waiting if c.name in chosen]
+
+    def for_workers(self) -> TableRun:
+        """Without the plan: a worker is told its chunks one by one, and a plan may hold 390,000."""
+        return replace(self, job=replace(self.job, parts=(), fields={}), output=replace(self.output, chunks=()))
+
+
+def first_items(chunks: Sequence[Chunk], limit: int | None) -> list[Chunk]:
+    """The first chunks that together hold at least `limit` items; all when there is no limit."""
+    chosen: list[Chunk] = []
+    n_items = 0
+    for chunk in chunks:
+        if limit is not None and n_items >= limit:
+            break
+        chosen.append(chunk)
+        n_items += chunk.stop - chunk.start
+    return chosen

@@ -1,0 +1,201 @@
+"""Checkpoints for exact resume, written by every worker, in the background, and resumable by any number of workers.
+
+    shard-00001-model-00001-of-00001.safetensors   one per worker: its part of weights, average, optimizer state
+    state.json                                     step, position, identity; written last, by rank 0
+
+The files are torch.distributed.checkpoint's in its safetensors form: nothing in them runs code when loaded. A tensor's
+name is model/…, ema/… or optimizer/…, whatever the modules are wrapped in. There is no generator state: every random
+number is a function of (seed, sample position) or (seed, step, rank), and step and position are saved.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+from raysys.errors import InputError
+from raysys.tables.plan import differences
+from raysys.training.ema import Ema
+from raysys.training.recipe import Modules
+from raysys.training.worker import Worker
+
+STATE = "state.json"
+MODEL, EMA, OPTIMIZER = "model", "ema", "optimizer"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a training stands: after `step` optimizer steps.
+
+    loader: the position behind the last batch. identity: what the training is (config, data, models by contents).
+    """
+
+    step: int
+    loader: dict[str, Any]
+    ema_updates: int
+    identity: dict[str, Any]
+    world_size: int
+
+
+@dataclass
+class Trained:
+    """The objects of a training that have state."""
+
+    modules: dict[str, torch.nn.Module]  # not wrapped for DDP; sharded in place by FSDP2
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything a checkpoint holds, by name: the tensors themselves, not copies."""
+        found = {f"{MODEL}/{name}": x for name, x in named_state(self.modules).items()}
+        found |= {f"{EMA}/{name}": x for name, x in self.ema.shadow.items()}
+        for name, state in self._optimizer_state()["state"].items():
+            found |= {f"{OPTIMIZER}/{name}/{key}": x for key, x in state.items()}
+        return found
+
+    def load(self, folder: Path, state: TrainState, group: dist.ProcessGroup | None) -> None:
+        """Take over a checkpoint, whatever number of workers wrote it. `group`: for the workers' collective calls."""
+        tensors = self.tensors()
+        _read(folder, tensors, group)  # in place: modules and average are loaded by it
+        self.ema.updates = state.ema_updates
+        saved = self._optimizer_state()
+        for name, values in saved["state"].items():
+            for key in values:
+                values[key] = tensors[f"{OPTIMIZER}/{name}/{key}"]
+        set_optimizer_state_dict(self._container(), self.optimizer, saved)
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        return get_optimizer_state_dict(self._container(), self.optimizer)
+
+    def _container(self) -> torch.nn.Module:
+        return torch.nn.ModuleDict(self.modules)
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time in the background; `publish` hands it to the worker when all have written.
+
+    Collective calls of the background thread have a process group of their own: those of the loop go on meanwhile.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._future: Future | None = None
+        self._folder, self._state, self._metrics = Path(), None, {}
+
+    @property
+    def writing(self) -> int:
+        """The step of the checkpoint that is not published yet; 0 = none."""
+        return 0 if self._state is None else self._state.step
+
+    @property
+    def written(self) -> int:
+        """The step of the newest checkpoint that this worker has finished writing, when it is not published; else 0."""
+        return self.writing if self._future is not None and self._future.done() else 0
+
+    def start(self, trained: Trained, state: TrainState, metrics: dict[str, float]) -> None:
+        """Copy the state and write the copy in the background; the training may go on as soon as this returns."""
+        self.publish()
+        self._folder, self._state, self._metrics = self._worker.checkpoint_folder(state.step), state, metrics
+        self._future = dcp.async_save(
+            trained.tensors(),
+            storage_writer=HuggingFaceStorageWriter(str(self._folder), save_distributed=True),
+            process_group=self.group,
+        )
+
+    def publish(self) -> None:
+        """Wait for the checkpoint being written, on every worker, and make it known. Nothing to do when there is none.
+
+        Raises what stopped the writing (InputError for a full disk); the checkpoint is never found then.
+        """
+        if self._future is None or self._state is None:
+            return
+        try:
+            self._future.result()
+            if self._worker.rank == 0:
+                text = json.dumps(asdict(self._state), indent=2)
+                (self._folder / STATE).write_text(text, encoding="utf-8")
+        except (OSError, CheckpointException) as exc:
+            raise _named(exc, self._folder) from exc
+        if self.group is not None:
+            dist.barrier(self.group)  # rank 0's state.json is there before any worker gives its files away
+        folder, step, metrics = self._folder, self._state.step, self._metrics
+        self._future = self._state = None
+        self._worker.publish(folder, step, metrics)
+
+
+def read_state(folder: str | Path) -> TrainState:
+    """The position saved in a checkpoint; InputError when the folder is not a complete checkpoint."""
+    folder = Path(folder)
+    fix = "name another checkpoint folder"
+    if not (folder / STATE).is_file():
+        raise InputError(f"{folder} is not a complete checkpoint: it has no {STATE}", fix)
+    state = TrainState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    if (found := len(list(folder.glob("shard-*.safetensors")))) != state.world_size:
+        raise InputError(
+            f"{folder} is not a complete checkpoint: {found} of the {state.world_size} workers' files are there", fix
+        )
+    return state
+
+
+def check_resumable(state: TrainState, identity: dict[str, Any]) -> None:
+    """InputError with every difference that would make the resumed training another one."""
+    if changes := differences(state.identity, json.loads(json.dumps(identity))):
+        raise InputError(
+            f"the checkpoint of step {state.step} belongs to another training:"
+            + "".join(f"\n  - {line}" for line in changes),
+            "restore these values, or start in a new folder",
+        )
+
+
+def load_weights(folder: str | Path, modules: Modules, *, use_ema: bool = True) -> None:
+    """Fill whole modules on the CPU with a checkpoint's weights, by default their average (buffers have none)."""
+    read_state(folder)
+    own = named_state(modules)
+    averaged = {name for name, _ in named_parameters(modules)} if use_ema else set()
+    _read(Path(folder), {f"{EMA if name in averaged else MODEL}/{name}": x for name, x in own.items()})
+
+
+def named_state(modules: Modules) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers: <module>.<name> → tensor, detached, sharing memory."""
+    return {f"{name}.{key}": x.detach() for name, module in modules.items() for key, x in module.state_dict().items()}
+
+
+def named_parameters(modules: Modules) -> list[tuple[str, torch.nn.Parameter]]:
+    """Parameters that take gradients, as <module>.<name>."""
+    return [
+        (f"{name}.{key}", p)
+        for name, module in modules.items()
+        for key, p in module.named_parameters()
+        if p.requires_grad
+    ]
+
+
+def _read(folder: Path, tensors: Mapping[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Fill `tensors` in place from a checkpoint's files; without a group, in this process alone."""
+    reader = HuggingFaceStorageReader(str(folder))
+    dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+
+
+def _named(exc: BaseException, folder: Path) -> BaseException:
+    """What stopped the writing: an InputError when it was the disk of some worker."""
+    causes = [exc] if isinstance(exc, OSError) else [failure for failure, _ in exc.failures.values()]
+    disk = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    if disk is None:
+        return RuntimeError(f"cannot write a checkpoint into {folder}: {causes}")
+    return InputError(f"cannot write a checkpoint into {folder}: {disk.strerror or disk}", "make room")
+
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is one process

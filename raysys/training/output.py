@@ -1,0 +1,48 @@
+"""A training's folder: what is finished, what goes on, what is refused. And its pipeline, on a disk or object store."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from raysys.errors import InputError
+from raysys.tables import Store
+from raysys.tables.folder_output import FolderOutput
+from raysys.training.checkpoint import load_weights
+from raysys.training.recipe import Recipe
+
+LAST = "model_index.json"
+"""Without it a pipeline folder is not one: it is uploaded last."""
+
+
+def is_to_do(output: FolderOutput, max_steps: int) -> bool:
+    """Whether there are steps to train; marks the folder as begun. A longer training goes on in the same folder.
+
+    InputError: the folder holds another training, or one of more steps. The summary of a training has "steps".
+    """
+    found = output.record()
+    to_do = output.is_to_do(redo=lambda record: record.summary["steps"] < max_steps)
+    is_same = found is not None and found.is_finished and not output.changed()
+    if is_same and found.summary["steps"] > max_steps:
+        raise InputError(
+            f"{output.path} was trained for {found.summary['steps']} steps, max_steps is {max_steps}",
+            "raise max_steps, or give another output folder",
+        )
+    if output.dry_run:
+        return to_do
+    if not to_do:
+        print(f"{output.job}: nothing to do, {output.path} is finished", file=sys.stderr)
+    elif not is_same:
+        output.begin()
+    return to_do
+
+
+def export_to(store: Store, name: str, recipe: Recipe, checkpoint: Path) -> None:
+    """Write the averaged weights of a checkpoint as `<store>/<name>`: by one rename, or file by file."""
+    with tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
+        target = Path(store.path(name)) if store.is_local else Path(scratch, name)
+        recipe.export(lambda modules: load_weights(checkpoint, modules), target)
+        files = [] if store.is_local else sorted(f for f in target.rglob("*") if f.is_file())
+        for file in sorted(files, key=lambda f: f.name == LAST):
+            store.write(f"{name}/{file.relative_to(target).as_posix()}", file.read_bytes())

@@ -1,0 +1,94 @@
+"""The contract between the training loop and where it runs, and the worker that needs no engine.
+
+A worker is one process of a training: rank r of W, ranks of torch's default process group when W > 1.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+
+class Request(enum.IntEnum):
+    """What a worker is asked for from outside. The strongest request of any worker counts for all."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    """Save now and go on: the machine may be taken away soon."""
+    STOP = 2
+    """Save now and return."""
+
+
+class Worker(Protocol):
+    """What `fit` needs of the place it runs in."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    load_from: Path | None
+    """A complete checkpoint to go on from."""
+
+    def requested(self) -> Request:
+        """Asked after every step; must be cheap."""
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Metrics of the steps since the last report: called on every worker with the same values."""
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """An empty folder for this worker's files of the checkpoint after `step`."""
+
+    def publish(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+        """Make the files that all workers have finished writing one complete checkpoint.
+
+        Called on every worker, in the same order. `folder` is the callee's from now on. Until a checkpoint is complete
+        nobody may find it.
+        """
+
+
+@dataclass
+class LocalWorker:
+    """A worker in this process, or one of several on this machine. Checkpoints: `<root>/step-00000500`."""
+
+    root: Path
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    load_from: Path | None = None
+    on_report: Callable[[dict[str, float]], None] = lambda metrics: None
+    request: Callable[[], Request] = lambda: Request.NOTHING
+    checkpoints: list[Path] = field(default_factory=list)
+    """The published checkpoints, oldest first."""
+
+    def requested(self) -> Request:
+        return self.request()
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self.on_report(metrics)
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """All workers write into one folder: their files have different names."""
+        folder = self.root / f"_step-{step:08d}"
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self._meet()
+        return folder
+
+    def publish(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+        final = self.root / f"step-{step:08d}"
+        if self.rank == 0:
+            shutil.rmtree(final, ignore_errors=True)
+            folder.rename(final)
+        self._meet()
+        self.checkpoints.append(final)
+
+    def _meet(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()

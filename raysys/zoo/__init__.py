@@ -1,0 +1,1 @@
+"""How the small shipped models are built from drawn scenes; the models themselves are in `members/`."""

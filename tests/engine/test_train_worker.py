@@ -1,0 +1,57 @@
+"""The worker that Ray Train's processes give to the training loop, without Ray Train."""
+
+from __future__ import annotations
+
+import threading
+
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from raysys.engine import train_worker
+from raysys.engine.train_worker import MetricsFile, RayWorker, read_metrics
+from raysys.tables import Store
+from raysys.training.worker import Request
+
+
+class Context:
+    """Ray Train's context, as far as it is asked."""
+
+    def __init__(self) -> None:
+        self.preemption_context = self
+        self.preemption_info: PreemptionInfo | None = None
+
+
+def test_a_preemption_is_answered_with_one_checkpoint(monkeypatch):
+    """Failed before: the announcement was not read. The run goes on: Ray restarts it elsewhere from the checkpoint."""
+    context = Context()
+    monkeypatch.setattr(train_worker, "get_train_context", lambda: context)
+    worker = object.__new__(RayWorker)
+    worker._stop, worker._preemption = threading.Event(), None
+    assert worker.requested() is Request.NOTHING
+    context.preemption_info = PreemptionInfo(1_000, {"node-a": [0]})
+    assert [worker.requested() for _ in range(3)] == [Request.CHECKPOINT, Request.NOTHING, Request.NOTHING]
+    context.preemption_info = PreemptionInfo(1_000, {"node-a": [0], "node-b": [1]})
+    assert worker.requested() is Request.CHECKPOINT, "another node, another announcement"
+    worker._stop.set()
+    assert worker.requested() is Request.STOP
+
+
+def test_rays_context_still_has_what_is_read_of_it():
+    """It is not public: an upgrade of Ray may move it."""
+    from ray.train.v2._internal.execution.context import TrainContext
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert "preemption_context" in TrainContext.__dataclass_fields__
+    assert PreemptionContext().preemption_info is None
+
+
+def test_steps_done_again_replace_their_records(tmp_path):
+    store = Store(tmp_path)
+    first = MetricsFile(store)
+    for step in (1, 2, 3):
+        first.add({"step": step, "loss": 1.0})
+    resumed = MetricsFile(store)
+    for step in (3, 4):
+        resumed.add({"step": step, "loss": 0.5})
+    found = read_metrics(store)
+    assert [(r["step"], r["loss"]) for r in found] == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5)]
+    assert all(r["time"] > 0 for r in found)
