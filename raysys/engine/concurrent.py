@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import ray
@@ -20,6 +21,24 @@ STOP_S = 10.0
 
 _ending: dict[int, float] = {}
 """Thread → until when the actions that it waits for may end on their own; nobody disconnects Ray from them before."""
+
+
+class _Thread(threading.Thread):
+    """A daemon thread that says when its action has ended.
+
+    `Thread.is_alive()` cannot: before Python 3.13 a `join()` that is interrupted by a signal marks the thread as
+    stopped while it still runs.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._action, self.ended = action, threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._action()
+        finally:
+            self.ended.set()
 
 
 def run_concurrently(
@@ -40,7 +59,7 @@ def run_concurrently(
         except BaseException as exc:
             failures[i] = exc
 
-    threads = [threading.Thread(target=run, args=(i, a), daemon=True) for i, a in enumerate(actions)]
+    threads = [_Thread(partial(run, i, action)) for i, action in enumerate(actions)]
     for thread in threads:
         thread.start()
     try:
@@ -57,14 +76,18 @@ def run_concurrently(
     return [results[i] for i in range(len(actions))]
 
 
-def _join(threads: Sequence[threading.Thread], until: float = float("inf")) -> None:
+def _join(threads: Sequence[_Thread], until: float = float("inf")) -> None:
     """Wait for the threads, in steps: Python delivers signals between them."""
     for thread in threads:
-        while thread.is_alive() and time.monotonic() < until:
-            thread.join(POLL_S)
+        while not thread.ended.wait(POLL_S) and time.monotonic() < until:
+            pass
 
 
-def _end_gracefully(threads: Sequence[threading.Thread], ask_to_stop: Callable[[], None], grace_s: float) -> None:
+def _all_ended(threads: Sequence[_Thread]) -> bool:
+    return all(thread.ended.is_set() for thread in threads)
+
+
+def _end_gracefully(threads: Sequence[_Thread], ask_to_stop: Callable[[], None], grace_s: float) -> None:
     print(f"stopping: waiting up to {grace_s:g} s for checkpoints (Ctrl-C again to stop at once)", file=sys.stderr)
     until = time.monotonic() + grace_s
     _ending[threading.get_ident()] = until
@@ -77,18 +100,18 @@ def _end_gracefully(threads: Sequence[threading.Thread], ask_to_stop: Callable[[
         del _ending[threading.get_ident()]
 
 
-def _interrupt(threads: Sequence[threading.Thread]) -> None:
+def _interrupt(threads: Sequence[_Thread]) -> None:
     """Raise KeyboardInterrupt in the threads, at their next Python instruction.
 
     Not ray.shutdown() while they are in the middle of a call: Ray's core can crash then (signal 11).
     """
     for thread in threads:
-        if thread.is_alive():
+        if not thread.ended.is_set():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             )
     deadline = time.monotonic() + STOP_S
-    while any(thread.is_alive() for thread in threads) and time.monotonic() < max([deadline, *_ending.values()]):
+    while not _all_ended(threads) and time.monotonic() < max([deadline, *_ending.values()]):
         time.sleep(POLL_S)
-    if any(thread.is_alive() for thread in threads):
+    if not _all_ended(threads):
         ray.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import ray
@@ -30,8 +31,10 @@ def run_map(run: TableRun) -> MapResult:
     if not chunks:
         return MapResult()
     dataset = _dataset(run, chunks)
-    with _Watchdog(run.job) as watchdog:
-        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    # Closed here, not when it is garbage-collected: after an error Ray Data's threads would still be running when Ray
+    # is shut down, and print tracebacks of their own.
+    with _Watchdog(run.job) as watchdog, closing(batches):
         reports = (report for batch in batches for report in batch.to_pylist())
         result = drive(run, len(chunks), reports, watchdog.alive)
     result.stats = dataset.stats()

@@ -134,6 +134,8 @@ def _follow(job: TrainJob):
             thread.join()
             if record := _last_record(store):
                 bar.update(record["step"], loss=record["loss"])
+                if record["step"] < job.total_steps:  # Ray calls a training that was asked to stop a success
+                    bar.close("stopped")
 
 
 def _last_record(store: Store) -> dict[str, Any] | None:
