@@ -241,7 +241,8 @@ def same_weights(folder: Path, expected: Finished) -> None:
     assert all(torch.equal(p, average[f"{DENOISER}.{name}"]) for name, p in saved.named_parameters())
 
 
-def test_training_driver_killed_resumes_bit_for_bit(tmp_path, one_thread):
+def test_training_killed_then_terminated_resumes_bit_for_bit(tmp_path, one_thread):
+    """SIGKILL of the driver, then SIGTERM, then to the end."""
     tiny.write_configs(tmp_path)
     tiny.write_training_set(tmp_path)
     process = tiny.begin("train-diffusion", tmp_path, *LONG)
@@ -249,16 +250,25 @@ def test_training_driver_killed_resumes_bit_for_bit(tmp_path, one_thread):
     kill_driver(process)
     killed_at, reached = time.time(), len(records(tmp_path))
     assert 12 <= reached < 240
+
+    process = tiny.begin("train-diffusion", tmp_path, *LONG)
+    wait_for(lambda: records(tmp_path)[-1]["time"] > killed_at, process)
+    process.send_signal(signal.SIGTERM)
+    code, err = finish(process)
+    assert code == 143, err
+    stopped = records(tmp_path)[-1]["step"]
+    assert checkpoint_steps(tmp_path)[-1] == stopped < 240, "the steps since the last interval are saved"
     assert not (tmp_path / "model/pipeline").exists()
 
     tiny.done("train-diffusion", tmp_path, *LONG)
     found = records(tmp_path)
     assert [r["step"] for r in found] == list(range(1, 241)), "every step once"
     redone = [r["step"] for r in found if r["time"] > killed_at]
-    assert 21 <= redone[0] <= reached + 1, "it went on from a checkpoint, not from the start"
+    assert 21 <= redone[0] <= reached + 1, "it resumed from a checkpoint, not from the start"
     same_weights(tmp_path, undisturbed(tmp_path, max_steps=240))
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_of_two_workers(tmp_path, one_thread):
     """Failed before: nobody told the workers to stop, so the steps since the last interval were lost.
 
