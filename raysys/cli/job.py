@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raysys.errors import InputError
-from raysys.jobs import JobInfo
 from raysys.jobs.options import ON_CHANGE, RunOptions
+from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config

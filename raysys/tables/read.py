@@ -203,6 +203,12 @@ def open_table(path: str, row_type: RowType | None = None) -> TableView:
     return TableView(store, outputs)
 
 
+def version_of(*views: TableView | None) -> str:
+    """A short hash of the contents of tables: every part with its retries."""
+    signatures = [p.signature for view in views if view is not None for p in view.inputs()]
+    return hashlib.sha256("".join(signatures).encode()).hexdigest()[:16]
+
+
 def read_rows(path: str, row_type: RowType | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """All kept rows of a table in memory: for small tables, notebooks and tests."""
     view = open_table(path, row_type)

@@ -20,8 +20,9 @@ from pydantic import Field
 from raysys import cli, signals
 from raysys.config import Config
 from raysys.errors import InputError, RunFailed
-from raysys.jobs import JOBS, JobInfo, register
+from raysys.jobs import JOBS, register
 from raysys.jobs.options import RunOptions
+from raysys.jobs.registry import JobInfo
 
 JOB_FLAGS = {"--config", "--limit", "--dry-run", "--on-change", "--address", "--print-config", "KEY=VALUE"}
 
@@ -87,7 +88,7 @@ def fake_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
 
     module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("raysys.jobs.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("raysys.jobs.registry.CONFIGS", tmp_path / "configs")
     demo = tmp_path / "configs" / "fake" / "demo.yaml"
     demo.parent.mkdir(parents=True)
     demo.write_text("output: runs/fake\nrows: 5\n")
@@ -232,7 +233,8 @@ SLEEPER = """
 import sys, time, types
 from pydantic import Field
 from raysys.config import Config
-from raysys.jobs import JOBS, JobInfo, register
+from raysys.jobs import JOBS, register
+from raysys.jobs.registry import JobInfo
 
 class JobConfig(Config):
     output: str = Field("x", description="-")
