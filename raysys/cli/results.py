@@ -12,8 +12,8 @@ from rich.table import Table
 
 from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary, TablePlan, TableSummary
 
-PLAIN_WIDTH = 120
-"""Width of a log line, where there is no terminal."""
+_LOG_WIDTH = 10_000
+"""Without a terminal a row of a table stays on one line, so that it can be searched for."""
 
 _MANY = 4
 """From so many steps on, a plan is one table with a line per step."""
@@ -131,5 +131,5 @@ def _console(out: TextIO | None) -> Console:
     return (
         console
         if console.is_terminal
-        else Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True, width=PLAIN_WIDTH)
+        else Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True, width=_LOG_WIDTH)
     )
