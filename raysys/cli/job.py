@@ -101,7 +101,7 @@ class JobCommand(click.Command):
         click.echo(f"raysys {self.job.name}: configuration {path}", err=True)
         if config is None:
             click.echo("  (the packaged demo, because --config was not given)", err=True)
-        options = RunOptions(limit, dry_run, on_change, str(path), tuple(overrides), address, names_in(only))
+        options = RunOptions(limit, dry_run, on_change, address, names_in(only))
         from raysys.cli.results import show
 
         show(self.job.load().run(resolved, options))

@@ -19,12 +19,12 @@ _MANY = 4
 """From so many steps on, a plan is one table with a line per step."""
 
 
-def show(result: Any, out: TextIO | None = None, notes: TextIO | None = None) -> None:
-    """Print what `run` of a job returned: results to `out` (standard output), remarks to `notes` (standard error)."""
+def show(result: Plan | Summary) -> None:
+    """Print what `run` of a job returned: results to standard output, remarks to standard error."""
     if isinstance(result, Plan):
-        _show_plan(result, _console(out))
-    elif isinstance(result, Summary):
-        _show_summary(result, _console(out), _console(notes or sys.stderr))
+        _show_plan(result, _console(sys.stdout))
+    else:
+        _show_summary(result, _console(sys.stdout), _console(sys.stderr))
 
 
 def _show_plan(plan: Plan, console: Console) -> None:
@@ -125,7 +125,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _console(out: TextIO | None) -> Console:
+def _console(out: TextIO) -> Console:
     """Plain aligned text in a pipe or a log; nothing in a path is taken for markup."""
     console = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
     return (

@@ -209,15 +209,6 @@ def version_of(*views: TableView | None) -> str:
     return hashlib.sha256("".join(signatures).encode()).hexdigest()[:16]
 
 
-def read_rows(path: str, row_type: RowType | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """All kept rows of a table in memory: for small tables, notebooks and tests."""
-    view = open_table(path, row_type)
-    tables = list(view.rows(columns))
-    names = list(columns) if columns is not None else view.row_type.schema.names
-    schema = pa.schema([view.row_type.schema.field(n) for n in names])
-    return pa.concat_tables([t.cast(schema) for t in tables]) if tables else schema.empty_table()
-
-
 def error_rows(part: Part) -> dict[int, tuple]:
     """{position in the part: key} of the rows that still stand as errors."""
     key = part.output.row_type.key

@@ -6,7 +6,7 @@ Jobs return them, the command line prints them, a study collects them. All value
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysys.tables.job import TableRun, first_items
@@ -128,9 +128,6 @@ class Plan:
     def has_work(self) -> bool:
         return any(step.has_work for step in self.steps.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -144,6 +141,3 @@ class Summary:
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

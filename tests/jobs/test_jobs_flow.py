@@ -17,9 +17,10 @@ import pytest
 
 from raysys.outcomes import Counts
 from raysys.rows import DUPLICATES, GENERATIONS, LATENTS, MATCHES, SAMPLES, TEXT_STATES
-from raysys.tables import open_table, read_rows
+from raysys.tables import open_table
 from tests.support import tiny
 from tests.support.processes import communicate, raysys
+from tests.support.tables import read_rows
 
 pytestmark = pytest.mark.timeout(1200)
 

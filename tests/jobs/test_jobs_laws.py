@@ -21,10 +21,11 @@ from raysys.latents import assemble as latents
 from raysys.outcomes import Counts, kept
 from raysys.replication.trained_on import training_images
 from raysys.rows import DUPLICATES, GENERATIONS, MATCHES, SAMPLES, TRAINING_SET
-from raysys.tables import InputPart, commit_part, open_output, open_table, read_rows
+from raysys.tables import InputPart, commit_part, open_output, open_table
 from raysys.tables.job import Redo, TableJob, TableRun
 from raysys.tables.stage import Stage
 from tests.support.sets import set_row
+from tests.support.tables import read_rows
 
 
 def write(path, row_type, rows, producer="toy"):
