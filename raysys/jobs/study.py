@@ -51,7 +51,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     return summary
 
 
-def _run(step: Step, options: RunOptions) -> Any:
+def _run(step: Step, options: RunOptions) -> Plan | Summary:
     """Run the step's job; stop, with the reasons, when ingest kept nothing that may be used."""
     result = JOBS[step.job].load().run(step.config, options)
     rows = result.steps["ingest"].rows if step.job == "ingest" else None

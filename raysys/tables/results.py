@@ -59,7 +59,7 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """What a whole step would do. `state`: what is in its folder now; `facts`: what it knows of its work."""
+    """What a whole step, or a step of a study, would do. `state`: how far it is; `facts`: what it knows of its work."""
 
     job: str
     output: str

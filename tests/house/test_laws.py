@@ -8,12 +8,14 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from raysys.config import load
 from raysys.jobs import JOBS
 from raysys.jobs.registry import CONFIGS
+from raysys.tables.results import Plan, Summary
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "raysys"
@@ -157,6 +159,11 @@ def test_every_job_has_a_module_and_packaged_configs(job) -> None:
         path = job.packaged_config(name)
         load(job.load().JobConfig, path)
         assert f"raysys {job.name} --config" in path.read_text().split("\n\n")[0], f"no launch command heads {path}"
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=lambda j: j.name)
+def test_every_job_returns_a_plan_or_a_summary(job) -> None:
+    assert get_type_hints(job.load().run)["return"] == Plan | Summary
 
 
 def test_no_packaged_config_without_a_job() -> None:
