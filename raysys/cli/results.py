@@ -104,7 +104,8 @@ def _is_plain(value: Any) -> bool:
 def _lines(console: Console, facts: Mapping[str, Any]) -> None:
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        console.print(f"  {name:<{width}}  {value:,}" if isinstance(value, int) else f"  {name:<{width}}  {value}")
+        shown = f"{value:,}" if type(value) is int else value  # not of booleans, which are integers too
+        console.print(f"  {name:<{width}}  {shown}")
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
