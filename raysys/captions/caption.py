@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +60,11 @@ class CaptionerConfig(Config):
         description="LoRA adapter that answers, one of the engine's `adapters`: for all prompts, or prompt name → "
         "adapter",
     )
+
+    @property
+    def producer(self) -> str:
+        """Whose rows its captions are, in a table that several write into."""
+        return f"caption-{self.name}"
 
     @field_validator("name")
     @classmethod
@@ -149,6 +155,31 @@ class Captioner:
     seed: int
     checks: ChecksConfig
 
+    @property
+    def producer(self) -> str:
+        """Whose rows its captions are, in a table that several write into."""
+        return f"caption-{self.name}"
+
+    @property
+    def texts(self) -> list[str]:
+        """All that it may ask: prompts and spare prompts."""
+        return [*self.prompts.values(), *self.spare_prompts.values()]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes its captions."""
+        return {
+            "llm": identity(self.llm),
+            # As lists: the order decides for which rejected caption which spare prompt stands in.
+            "prompts": list(self.prompts.items()),
+            "spare_prompts": list(self.spare_prompts.items()),
+            "adapters": self.adapters,
+            "language": self.language,
+            "image_size": self.image_size,
+            "sampling": self.sampling.identity(),
+            "seed": self.seed,
+            "checks": self.checks.identity(),
+        }
+
 
 def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Captioner:
     """InputError on a missing model folder, or a recipe that needs remote code which was not allowed."""
@@ -179,30 +210,28 @@ def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Caption
     )
 
 
-def n_different_prompts(captioners: Sequence[CaptionerConfig]) -> int:
-    """How many different captions of one image they can make: a prompt asked of the same model twice counts once."""
+def refuse_same_names(captioners: Sequence[CaptionerConfig]) -> None:
+    """ValueError when two captioners of one table have the same name."""
+    twice = [name for name, n in Counter(c.name for c in captioners).items() if n > 1]
+    if twice:
+        raise ValueError(f"captioners are named twice: {', '.join(twice)}")
+
+
+def refuse_too_few(captioners: Sequence[CaptionerConfig], min_captions: int) -> None:
+    """InputError when the captioners cannot make so many different captions of one image.
+
+    A prompt that stands there twice, for the same model, brings the same caption twice.
+    """
     asked = {
         (c.llm.model_dump_json(), c.sampling.model_dump_json(), adapters_of(c)[name], text)
         for c in captioners
         for name, text in prompts_of(c)[0].items()
     }
-    return len(asked)
-
-
-def captioner_identity(captioner: Captioner) -> dict[str, Any]:
-    """Everything that changes its captions."""
-    return {
-        "llm": identity(captioner.llm),
-        # As lists: the order decides for which rejected caption which spare prompt stands in.
-        "prompts": list(captioner.prompts.items()),
-        "spare_prompts": list(captioner.spare_prompts.items()),
-        "adapters": captioner.adapters,
-        "language": captioner.language,
-        "image_size": captioner.image_size,
-        "sampling": captioner.sampling.identity(),
-        "seed": captioner.seed,
-        "checks": captioner.checks.identity(),
-    }
+    if len(asked) < min_captions:
+        raise InputError(
+            f"min_captions = {min_captions}, but the captioners have {len(asked)} different prompts in all",
+            "add a captioner or a prompt, or lower min_captions",
+        )
 
 
 def prompt_hash(llm: LlmConfig, prompt: str) -> str:
@@ -227,7 +256,7 @@ class Caption(Stage):
 
     def __init__(self, captioner: Captioner, share: float = 1.0) -> None:
         """share: this worker's part of an endpoint's rate limit."""
-        self.captioner, self.name = captioner, f"caption-{captioner.name}"
+        self.captioner, self.name = captioner, captioner.producer
         self.generator = build_generator(captioner.llm, share)
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from raysys.outcomes import KEPT
 from raysys.tables import TableView
@@ -25,3 +25,14 @@ def captions_per_image(captions: TableView, producers: Collection[str]) -> dict[
         by_origin[part.origin].update(row["row_id"] for row in rows if row["outcome"] == KEPT)
     found.update(n for counts in by_origin.values() for n in counts.values())
     return dict(sorted(found.items()))
+
+
+def few_captions_notes(per_image: Mapping[int, int], min_captions: int, table: str) -> tuple[str, ...]:
+    """What to tell when images of `table` have fewer captions than that; () when none has."""
+    few = sum(images for n, images in per_image.items() if n < min_captions)
+    if not few:
+        return ()
+    return (
+        f"caption: {few:,} of {sum(per_image.values()):,} images have fewer than {min_captions} captions; "
+        f"`raysys status {table}` shows why, another captioner in the same table adds to them",
+    )

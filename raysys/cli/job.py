@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raysys.errors import InputError
-from raysys.jobs import JobInfo
 from raysys.jobs.options import ON_CHANGE, RunOptions
+from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config
@@ -101,7 +101,7 @@ class JobCommand(click.Command):
         click.echo(f"raysys {self.job.name}: configuration {path}", err=True)
         if config is None:
             click.echo("  (the packaged demo, because --config was not given)", err=True)
-        options = RunOptions(limit, dry_run, on_change, str(path), tuple(overrides), address, names_in(only))
+        options = RunOptions(limit, dry_run, on_change, address, names_in(only))
         from raysys.cli.results import show
 
         show(self.job.load().run(resolved, options))

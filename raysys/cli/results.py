@@ -12,19 +12,19 @@ from rich.table import Table
 
 from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary, TablePlan, TableSummary
 
-PLAIN_WIDTH = 120
-"""Width of a log line, where there is no terminal."""
+_LOG_WIDTH = 10_000
+"""Without a terminal a row of a table stays on one line, so that it can be searched for."""
 
 _MANY = 4
 """From so many steps on, a plan is one table with a line per step."""
 
 
-def show(result: Any, out: TextIO | None = None, notes: TextIO | None = None) -> None:
-    """Print what `run` of a job returned: results to `out` (standard output), remarks to `notes` (standard error)."""
+def show(result: Plan | Summary) -> None:
+    """Print what `run` of a job returned: results to standard output, remarks to standard error."""
     if isinstance(result, Plan):
-        _show_plan(result, _console(out))
-    elif isinstance(result, Summary):
-        _show_summary(result, _console(out), _console(notes or sys.stderr))
+        _show_plan(result, _console(sys.stdout))
+    else:
+        _show_summary(result, _console(sys.stdout), _console(sys.stderr))
 
 
 def _show_plan(plan: Plan, console: Console) -> None:
@@ -104,7 +104,8 @@ def _is_plain(value: Any) -> bool:
 def _lines(console: Console, facts: Mapping[str, Any]) -> None:
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        console.print(f"  {name:<{width}}  {value:,}" if isinstance(value, int) else f"  {name:<{width}}  {value}")
+        shown = f"{value:,}" if type(value) is int else value  # not of booleans, which are integers too
+        console.print(f"  {name:<{width}}  {shown}")
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -125,11 +126,11 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _console(out: TextIO | None) -> Console:
+def _console(out: TextIO) -> Console:
     """Plain aligned text in a pipe or a log; nothing in a path is taken for markup."""
     console = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
     return (
         console
         if console.is_terminal
-        else Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True, width=PLAIN_WIDTH)
+        else Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True, width=_LOG_WIDTH)
     )

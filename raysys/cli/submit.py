@@ -14,7 +14,8 @@ import click
 
 from raysys.cli.job import PACKAGED, config_options, config_path, load_config, names_in, only_option
 from raysys.errors import InputError, MissingExtra
-from raysys.jobs import JOBS, JobInfo
+from raysys.jobs import JOBS
+from raysys.jobs.registry import JobInfo
 
 
 @click.command()

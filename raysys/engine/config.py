@@ -55,6 +55,13 @@ class ClusterConfig(Config):
     watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")
     data_context: dict[str, Any] = Field({}, description="attributes set on ray.data.DataContext")
 
+    def workers(self, heavy: bool) -> str:
+        """What a stage runs on, for people. heavy: on the pool, else in the tasks that read the chunks."""
+        pool = self.pool
+        if heavy:
+            return f"{pool.min_size}–{pool.max_size} × ({pool.num_cpus:g} CPU, {pool.num_gpus:g} GPU)"
+        return f"one task per chunk × {pool.num_cpus:g} CPU"
+
     @property
     def chunks_read(self) -> int:
         """The limit of chunks in Ray's object store, for stages that are fed from it.
@@ -85,6 +92,10 @@ class TrainClusterConfig(Config):
     checkpoints_to_keep: int = Field(2, ge=1, description="newest checkpoints that stay on storage")
     tensorboard: bool = Field(False, description="also write TensorBoard events to <output>/tensorboard")
     mlflow_uri: str | None = Field(None, description="also log to this MLflow tracking URI (needs the extra mlflow)")
+
+    def workers(self) -> str:
+        """What a training runs on, for people."""
+        return f"{self.num_workers} × ({self.cpus_per_worker:g} CPU{', 1 GPU' * self.use_gpu})"
 
     @model_validator(mode="after")
     def _elastic(self) -> TrainClusterConfig:

@@ -1,4 +1,4 @@
-"""Trainings on Ray Train: workers, checkpoints on storage, resume by the same folder, several at the same time.
+"""A training on Ray Train: workers, checkpoints on storage, resume by the same folder.
 
 The loop itself (`raysys.training`) knows no Ray: it gets a `Worker` from here (engine/train_worker.py).
 """
@@ -45,25 +45,19 @@ class TrainJob:
     cluster: TrainClusterConfig
 
 
-def run_trainings(jobs: list[TrainJob]) -> list[Checkpoint | Exception]:
-    """Run trainings at the same time; for each its last checkpoint, or what made it fail: the others go on.
+def run_training(job: TrainJob) -> Checkpoint:
+    """Run a training to its end; returns its last checkpoint. Raises what made it fail.
 
-    Each goes on from the newest checkpoint in its folder. Ctrl-C or SIGTERM: every training writes a checkpoint and
-    ends, then the interruption goes on to the caller. A second one, or the end of `stop_grace_s`, stops them at once.
+    It goes on from the newest checkpoint in its folder. Ctrl-C or SIGTERM: it writes a checkpoint and ends, then the
+    interruption goes on to the caller. A second one, or the end of `stop_grace_s`, stops it at once.
     """
     stop = StopFlag.remote()
-    return run_concurrently(
-        [partial(_attempt, job, stop) for job in jobs],
+    [checkpoint] = run_concurrently(
+        [partial(_run, job, stop)],
         ask_to_stop=lambda: ray.get(stop.set.remote()),
-        grace_s=max((job.cluster.stop_grace_s for job in jobs), default=0.0),
+        grace_s=job.cluster.stop_grace_s,
     )
-
-
-def _attempt(job: TrainJob, stop: ActorHandle) -> Checkpoint | Exception:
-    try:
-        return _run(job, stop)
-    except Exception as exc:
-        return exc
+    return checkpoint
 
 
 def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:

@@ -33,7 +33,7 @@ STOP_POLL_S = 1.0
 
 @ray.remote(num_cpus=0)
 class StopFlag:
-    """Lives with the driver; every worker of its trainings asks it."""
+    """Lives with the driver; every worker of its training asks it."""
 
     def __init__(self) -> None:
         self._is_set = False

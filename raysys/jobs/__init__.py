@@ -2,60 +2,12 @@
 
 `JOBS` is the one list that the command line and the tests read. It imports no job: a help text must not load torch.
 
-A new job is three things: its module in this folder, its line in `JOBS`, and configs/<job>/{demo,full}.yaml.
+A new job is three things: its module in this folder, its lines below, and configs/<job>/{demo,full}.yaml.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-from raysys.errors import InputError
-
-if TYPE_CHECKING:
-    from raysys.config import Config
-    from raysys.jobs.options import RunOptions
-    from raysys.tables.results import Plan, Summary
-
-CONFIGS = Path(__file__).parent / "configs"
-"""The packaged configurations: <job>/demo.yaml and <job>/full.yaml."""
-
-
-class JobModule(Protocol):
-    """What a job module holds."""
-
-    JobConfig: type[Config]
-
-    def run(self, config: Config, options: RunOptions) -> Plan | Summary: ...
-
-
-@dataclass(frozen=True)
-class JobInfo:
-    """A job's name on the command line, its module, one line of help and one example command."""
-
-    name: str
-    module: str
-    help: str
-    example: str
-    has_only: bool = False
-    """Whether `--only NAME` chooses models."""
-
-    def load(self) -> JobModule:
-        """Import the module. Heavy libraries come in here, not at `raysys --help`."""
-        return importlib.import_module(self.module)
-
-    def packaged_config(self, name: str) -> Path:
-        """The packaged `demo` or `full` configuration; InputError when this job has none of that name."""
-        path = CONFIGS / self.name / f"{name}.yaml"
-        if not path.is_file():
-            have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-            raise InputError(
-                f"{self.name} has no packaged config {name!r} (it has: {have})", "give a YAML file with --config"
-            )
-        return path
-
+from raysys.jobs.registry import JobInfo
 
 JOBS: dict[str, JobInfo] = {}
 
@@ -67,97 +19,70 @@ def register(job: JobInfo) -> None:
     JOBS[job.name] = job
 
 
-for _job in (
-    JobInfo(
-        "study",
-        "raysys.jobs.study",
+_WITH_ONLY = {"study"}
+"""They make several models: `--only NAME` chooses among them."""
+
+for _name, (_help, _arguments) in {
+    "study": (
         "Everything in order: shards to named models, measured and compared in one report.",
-        "raysys study --config demo",
-        has_only=True,
+        "--config demo",
     ),
-    JobInfo(
-        "scenes",
-        "raysys.jobs.scenes",
+    "scenes": (
         "Draw the embedded image domain: seeded scenes with captions, as WebDataset tars.",
-        "raysys scenes --config demo output=runs/scenes",
+        "--config demo output=runs/scenes",
     ),
-    JobInfo(
-        "ingest",
-        "raysys.jobs.ingest",
+    "ingest": (
         "Read tars, Parquet or a folder; check every image, caption and license; one row per sample.",
-        "raysys ingest --config ingest.yaml --limit 10000",
+        "--config ingest.yaml --limit 10000",
     ),
-    JobInfo(
-        "describe",
-        "raysys.jobs.describe",
+    "describe": (
         "Make the features of images with a descriptor, for dedup, replicate and audits.",
-        "raysys describe --config describe.yaml",
+        "--config describe.yaml",
     ),
-    JobInfo(
-        "dedup",
-        "raysys.jobs.dedup",
+    "dedup": (
         "Find exact and near duplicates; clusters with one representative each.",
-        "raysys dedup --config dedup.yaml",
+        "--config dedup.yaml",
     ),
-    JobInfo(
-        "caption",
-        "raysys.jobs.caption",
+    "caption": (
         "Caption images with one or several vision-language models; every caption is checked.",
-        "raysys caption --config caption.yaml --limit 1000",
+        "--config caption.yaml --limit 1000",
     ),
-    JobInfo(
-        "translate",
-        "raysys.jobs.translate",
+    "translate": (
         "Translate captions with a language model, English to Japanese or any other pair.",
-        "raysys translate --config translate.yaml",
+        "--config translate.yaml",
     ),
-    JobInfo(
-        "generalize",
-        "raysys.jobs.generalize",
+    "generalize": (
         "Make captions more general; reports their generality score before and after.",
-        "raysys generalize --config generalize.yaml",
+        "--config generalize.yaml",
     ),
-    JobInfo(
-        "export",
-        "raysys.jobs.export",
+    "export": (
         "Write the captioned set as WebDataset tars or as a folder for Hugging Face datasets.",
-        "raysys export --config export.yaml",
+        "--config export.yaml",
     ),
-    JobInfo(
-        "encode",
-        "raysys.jobs.encode",
+    "encode": (
         "Encode images to VAE latents and captions to text states, once.",
-        "raysys encode --config encode.yaml --address auto",
+        "--config encode.yaml --address auto",
     ),
-    JobInfo(
-        "assemble",
-        "raysys.jobs.assemble",
+    "assemble": (
         "Join latents and text states into the shuffled training set, with or without duplicates.",
-        "raysys assemble --config assemble.yaml",
+        "--config assemble.yaml",
     ),
-    JobInfo(
-        "train-diffusion",
-        "raysys.jobs.train_diffusion",
+    "train-diffusion": (
         "Train or fine-tune the U-Net, plain or with dual fusion; saves a diffusers pipeline.",
-        "raysys train-diffusion --config train.yaml",
+        "--config train.yaml",
     ),
-    JobInfo(
-        "generate",
-        "raysys.jobs.generate",
+    "generate": (
         "Sample images for a table of prompts, seeded per prompt.",
-        "raysys generate --config generate.yaml --limit 1000",
+        "--config generate.yaml --limit 1000",
     ),
-    JobInfo(
-        "replicate",
-        "raysys.jobs.replicate",
+    "replicate": (
         "Score generations against the training set: R, its interval and the nearest matches, as a table.",
-        "raysys replicate --config replicate.yaml",
+        "--config replicate.yaml",
     ),
-    JobInfo(
-        "report",
-        "raysys.jobs.report",
+    "report": (
         "Write the HTML report and summary.json of a study.",
-        "raysys report --config demo",
+        "--config demo",
     ),
-):
-    register(_job)
+}.items():
+    _module = f"{__name__}.{_name.replace('-', '_')}"
+    register(JobInfo(_name, _module, _help, f"raysys {_name} {_arguments}", has_only=_name in _WITH_ONLY))

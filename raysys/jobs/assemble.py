@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from raysys.config import OPERATIONAL, Config, Place
-from raysys.jobs.inputs import complete, version_of
+from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import FolderJob, refuse_limit, refuse_lost_path, refuse_object_store, run_folder
 from raysys.latents.assemble import assemble
 from raysys.latents.join import SetTables, encoders_of, training_rows
 from raysys.rows import DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
 from raysys.tables import TableView
+from raysys.tables.read import version_of
 from raysys.tables.results import Plan, Summary
 
 JOINED_AS = 3

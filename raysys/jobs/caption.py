@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from raysys.captions.caption import (
-    Caption,
-    Captioner,
-    CaptionerConfig,
-    captioner_identity,
-    n_different_prompts,
-    resolve,
-)
+from raysys.captions.caption import Caption, Captioner, CaptionerConfig, refuse_same_names, refuse_too_few, resolve
 from raysys.captions.checks import ChecksConfig
-from raysys.captions.coverage import captions_per_image
+from raysys.captions.coverage import captions_per_image, few_captions_notes
 from raysys.captions.images import SOURCE_COLUMNS, Images
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
-from raysys.errors import InputError
-from raysys.jobs.inputs import KeptRows, complete, with_representatives
-from raysys.jobs.llm import check_model, language_job
+from raysys.jobs.inputs import complete
+from raysys.jobs.llm import check_model, language_job, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_tables
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.shards.decode import DecodeConfig
 from raysys.tables import TableView, open_table
 from raysys.tables.job import TableJob
+from raysys.tables.kept_rows import KeptRows, inputs_of
 from raysys.tables.results import Plan, Summary
 
 
@@ -59,9 +51,7 @@ class JobConfig(Config):
 
     @model_validator(mode="after")
     def _names_differ(self) -> JobConfig:
-        twice = [name for name, n in Counter(c.name for c in self.captioners).items() if n > 1]
-        if twice:
-            raise ValueError(f"captioners are named twice: {', '.join(twice)}")
+        refuse_same_names(self.captioners)
         return self
 
 
@@ -69,55 +59,36 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the captions of every captioner; say how many images have fewer than `min_captions`."""
     samples = complete(config.samples, SAMPLES)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
-    _refuse_too_few(config)
-    names = [c.name for c in config.captioners]
-    config = config.model_copy(update={"captioners": _wanted(config, options)})
-    captioners = [_resolved(config, c) for c in config.captioners]
-    config = _with_engines(config, captioners)
+    refuse_too_few(config.captioners, config.min_captions)
+    producers = {c.producer for c in config.captioners}
+    wanted = _wanted(config, options)
+    captioners = [_resolved(config, c) for c in wanted]
+    # Recorded for retries, with the engines that were chosen.
+    config = config.model_copy(update={"captioners": tuple(pinned(c) for c in wanted)})
     jobs = {
         captioner.name: _job(config, own.cluster or config.cluster, captioner, samples, duplicates)
-        for own, captioner in zip(config.captioners, captioners, strict=True)
+        for own, captioner in zip(wanted, captioners, strict=True)
     }
     result = run_tables(jobs, config, options)
     if isinstance(result, Plan):
         return result
-    per_image = captions_per_image(open_table(config.output, CAPTIONS), {_producer(name) for name in names})
-    return replace(result, facts={"captions_per_image": per_image}, notes=_few(per_image, config))
+    per_image = captions_per_image(open_table(config.output, CAPTIONS), producers)
+    notes = few_captions_notes(per_image, config.min_captions, config.output)
+    return replace(result, facts={"captions_per_image": per_image}, notes=notes)
 
 
 def _wanted(config: JobConfig, options: RunOptions) -> tuple[PooledCaptioner, ...]:
     """All captioners, or the one that is retried: models and servers of the others may be gone by now."""
     if (retried := options.retried()) is None:
         return config.captioners
-    return tuple(c for c in config.captioners if _producer(c.name) == retried[1])
-
-
-def _producer(captioner: str) -> str:
-    return f"caption-{captioner}"
+    return tuple(c for c in config.captioners if c.producer == retried[1])
 
 
 def _resolved(config: JobConfig, captioner: CaptionerConfig) -> Captioner:
     resolved = resolve(captioner, config.checks, config.seed)
-    prompts, adapters = [*resolved.prompts.values(), *resolved.spare_prompts.values()], list(resolved.adapters.values())
-    check_model(resolved.llm, prompts, resolved.sampling, resolved.image_size, adapters)
+    adapters = list(resolved.adapters.values())
+    check_model(resolved.llm, resolved.texts, resolved.sampling, resolved.image_size, adapters)
     return resolved
-
-
-def _with_engines(config: JobConfig, captioners: list[Captioner]) -> JobConfig:
-    """The configuration as it is recorded, for retries: with the engines that were chosen."""
-    pairs = zip(config.captioners, captioners, strict=True)
-    chosen = tuple(own.model_copy(update={"llm": captioner.llm}) for own, captioner in pairs)
-    return config.model_copy(update={"captioners": chosen})
-
-
-def _refuse_too_few(config: JobConfig) -> None:
-    """A prompt that stands there twice, for the same model, brings the same caption twice."""
-    n = n_different_prompts(config.captioners)
-    if n < config.min_captions:
-        raise InputError(
-            f"min_captions = {config.min_captions}, but the captioners have {n} different prompts in all",
-            "add a captioner or a prompt, or lower min_captions",
-        )
 
 
 def _job(
@@ -133,26 +104,16 @@ def _job(
         captioner.llm,
         cluster,
         job="caption",
-        producer=_producer(captioner.name),
+        producer=captioner.producer,
         output=config.output,
         row_type=CAPTIONS,
         fields={
             "samples": samples.identity,
             "duplicates": duplicates.identity if duplicates else None,
-            **captioner_identity(captioner),
+            **captioner.identity(),
             "limits": config.limits.identity(),
         },
-        parts=samples.inputs() if duplicates is None else with_representatives(samples, duplicates),
+        parts=inputs_of(samples, duplicates),
         chunk_rows=config.chunk_rows,
         load=Images(KeptRows.of(samples, duplicates, SOURCE_COLUMNS), captioner.image_size, config.limits),
-    )
-
-
-def _few(per_image: dict[int, int], config: JobConfig) -> tuple[str, ...]:
-    few = sum(images for n, images in per_image.items() if n < config.min_captions)
-    if not few:
-        return ()
-    return (
-        f"caption: {few:,} of {sum(per_image.values()):,} images have fewer than {config.min_captions} captions; "
-        f"`raysys status {config.output}` shows why, another captioner in the same table adds to them",
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
 from raysys.jobs import describe
-from raysys.jobs.inputs import complete, version_of
+from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import FolderJob, run_folder
 from raysys.rows import SAMPLES
@@ -19,6 +19,7 @@ from raysys.shards.describe import stated
 from raysys.shards.duplicates import DuplicatesConfig
 from raysys.shards.duplicates_table import write_duplicates
 from raysys.similarity import DescriptorConfig, descriptor_facts
+from raysys.tables.read import version_of
 from raysys.tables.results import FolderPlan, Plan, Summary
 
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from raysys.captions.source import CaptionSource, OwnCaptions, captions_to_encode
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
-from raysys.jobs.caption_source import CaptionSource, OwnCaptions, captions_to_encode
-from raysys.jobs.inputs import KeptRows, complete, with_representatives
+from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_tables
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
@@ -17,6 +17,7 @@ from raysys.models.families import family
 from raysys.rows import CAPTIONS, DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
 from raysys.tables import TableView
 from raysys.tables.job import TableJob
+from raysys.tables.kept_rows import KeptRows, inputs_of
 from raysys.tables.results import Plan, Summary
 
 
@@ -88,7 +89,7 @@ def _job(config, output, row_type, fields, load, stage, stage_config) -> TableJo
         output=output,
         row_type=row_type,
         fields={**source, **fields},
-        parts=samples.inputs() if duplicates is None else with_representatives(samples, duplicates),
+        parts=inputs_of(samples, duplicates),
         chunk_rows=config.chunk_rows,
         load=load,
         stage=stage,

@@ -13,10 +13,11 @@ from raysys.errors import InputError
 from raysys.export.export import export, is_incomplete, planned
 from raysys.export.files import CaptionSelection, Layout
 from raysys.export.join import ExportJoin
-from raysys.jobs.inputs import complete, version_of
+from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import FolderJob, refuse_object_store, run_folder
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
+from raysys.tables.read import version_of
 from raysys.tables.results import FolderSummary, Plan, Summary
 
 

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from raysys.captions.generalize import Generalize, GeneralizeConfig
 from raysys.captions.level_means import PRODUCER, level_means
+from raysys.captions.source import NOT_GENERALIZED, CaptionFilter, CaptionRows, refuse_own_output
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
 from raysys.errors import InputError
-from raysys.jobs.caption_source import NOT_GENERALIZED, CaptionFilter, CaptionRows, refuse_own_output
-from raysys.jobs.inputs import complete, with_representatives
+from raysys.jobs.inputs import complete
 from raysys.jobs.llm import check_model, language_job, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_table
@@ -24,6 +24,7 @@ from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.similarity.texts import text_embedder_identity
 from raysys.tables import TableView
 from raysys.tables.job import TableJob
+from raysys.tables.kept_rows import inputs_of
 from raysys.tables.results import Plan, Summary
 
 
@@ -63,7 +64,7 @@ _MEANS = ("n", "gs_before", "gs_after", "similarity", "changed")
 def _job(config: JobConfig) -> TableJob:
     generalize, captions = config.generalize, _captions(config)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
-    parts = captions.inputs() if duplicates is None else with_representatives(captions, duplicates)
+    parts = inputs_of(captions, duplicates)
     load = CaptionRows.of(captions, CaptionFilter("en", NOT_GENERALIZED, config.which), duplicates)
     prompts = [generalize_prompt(level, "caption") for level in generalize.levels]
     sample = [generalize_prompt(level, text) for level in generalize.levels for text in load.tried(parts)]

@@ -16,6 +16,7 @@ from raysys.shards.ingest import IngestConfig, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
 from raysys.tables import Chunk, InputPart
 from raysys.tables.job import TableJob
+from raysys.tables.plan import planned_inputs
 from raysys.tables.results import Plan, Summary
 from raysys.tables.stage import Stage
 
@@ -34,7 +35,9 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the SAMPLES table of `config.input`."""
-    files = {f.name: f for f in list_inputs(config.input)}
+    # Counting walks through every tar: a run that goes on counts new and changed files only.
+    known = [] if options.on_change == "recompute" else planned_inputs(config.output, "ingest")
+    files = {f.name: f for f in list_inputs(config.input, known)}
     return run_table(
         TableJob(
             job="ingest",

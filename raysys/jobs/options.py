@@ -25,12 +25,6 @@ class RunOptions:
     on_change: OnChange = "refuse"
     """When the output was written under another configuration: refuse, recompute beside it, or keep what is there."""
 
-    config_path: str | None = None
-    """The YAML file that the config came from, for messages and the run folder; None = defaults."""
-
-    overrides: tuple[str, ...] = ()
-    """The `key=value` arguments, for messages and the run folder."""
-
     address: str | None = None
     """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
     running cluster, or local without one."""

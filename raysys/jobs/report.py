@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -13,6 +12,9 @@ from raysys.jobs.outputs import refuse_limit
 from raysys.report import print_study, study_report
 from raysys.report.collect import collect, summary_of
 from raysys.report.folder import RunFolder
+from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary
+
+PAGE = "report.html"
 
 
 class JobConfig(Config):
@@ -21,16 +23,17 @@ class JobConfig(Config):
     run: str = Field("runs/demo", description="run folder of `raysys study`")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
-    """Write `<run>/report.html` and `<run>/summary.json`; print the closing table. Returns the summary."""
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
+    """Write `<run>/report.html` and `<run>/summary.json`; print the closing tables. The summary's values are those of
+    summary.json."""
     refuse_limit("report", options)
     run = RunFolder.open(config.run)
     if options.dry_run:
-        print(f"report would write {config.run}/report.html and summary.json (nothing was written)")
-        return {}
+        state = "replaces another one" if run.store.exists(PAGE) else "new"
+        return Plan({"report": FolderPlan("report", run.path(PAGE), state, True)})
     data = collect(run)
     summary = summary_of(run, data)
     run.store.write_json("summary.json", summary)
-    out = study_report(data, Path(run.path("report.html")))
-    print_study(data, report=str(out))
-    return summary
+    out = study_report(data, Path(run.path(PAGE)))
+    print_study(data)
+    return Summary({"report": FolderSummary("report", str(out), summary)})

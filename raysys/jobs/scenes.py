@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 from pydantic import Field
 
 from raysys.config import Config, Place
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import refuse_limit, refuse_lost_path
-from raysys.scenes.demo_shards import ScenesConfig, write_demo_shards
+from raysys.scenes.demo_shards import TRUTH, ScenesConfig, write_demo_shards
+from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary
 
 
 class JobConfig(Config):
@@ -19,12 +20,15 @@ class JobConfig(Config):
     scenes: ScenesConfig = Field(ScenesConfig(), description="how many, and what is planted")
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the shards; the same config gives the same bytes."""
     refuse_limit("scenes", options)
     refuse_lost_path(config.output)
     if options.dry_run:
-        print(f"scenes would draw into {config.output} (nothing was written):\n  {config.scenes}")
-        return {}
+        # Drawing is quicker than looking: what is there is drawn again, to the same bytes.
+        state = "drawn again" if Path(config.output, TRUTH).is_file() else "new"
+        return Plan({"scenes": FolderPlan("scenes", config.output, state, True, config.scenes.model_dump(mode="json"))})
     truth = write_demo_shards(config.output, config.scenes)
-    return {"output": config.output, "counts": truth["counts"]}
+    counts = truth["counts"]
+    values = {"samples": sum(split["in"] for split in counts.values()), "counts": counts}
+    return Summary({"scenes": FolderSummary("scenes", config.output, values)})

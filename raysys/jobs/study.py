@@ -14,12 +14,13 @@ from raysys.jobs.outputs import refuse_limit, refuse_lost_path
 from raysys.study.config import StudyConfig as JobConfig
 from raysys.study.plan import plan_steps, selected
 from raysys.study.record import Record
-from raysys.study.run import plan_table, run_steps
+from raysys.study.run import plan_of, run_steps
 from raysys.study.step import Step
+from raysys.tables.results import Plan, Summary
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
-    """Run every step that is not finished, then write report.html and summary.json. Returns the summary.
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
+    """Run every step that is not finished, then write report.html and summary.json. Returns what the job `report` does.
 
     Raises RunFailed at the end when a model failed: the report shows the others, and why.
     """
@@ -29,8 +30,7 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
     steps = selected(everything, config, options.only)
     record = Record(config, everything, " ".join(["raysys", *sys.argv[1:]]))
     if options.dry_run:
-        print(f"study would do, in {config.run} (nothing was written):\n{plan_table(steps, record)}")
-        return {}
+        return plan_of(steps, record)
     from raysys.engine.cluster import cluster, how_many_fit
 
     def room_for(step: Step) -> int:
@@ -46,11 +46,12 @@ def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
         raise RunFailed(
             f"{len(failed)} of {len(options.only or config.models)} models failed"
             + "".join(f"\n  - {model}: {why}" for model, why in failed.items())
+            + f"\n  report: {summary.steps['report'].output}"
         )
     return summary
 
 
-def _run(step: Step, options: RunOptions) -> Any:
+def _run(step: Step, options: RunOptions) -> Plan | Summary:
     """Run the step's job; stop, with the reasons, when ingest kept nothing that may be used."""
     result = JOBS[step.job].load().run(step.config, options)
     rows = result.steps["ingest"].rows if step.job == "ingest" else None

@@ -13,11 +13,14 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import refuse_limit, refuse_lost_path
 from raysys.latents.parts import read_manifest
 from raysys.tables.folder_output import FolderOutput
+from raysys.tables.results import FolderPlan, FolderSummary, Plan, State, Summary
 from raysys.training.diffusion_config import DiffusionConfig
 from raysys.training.run_config import RunConfig
 
 if TYPE_CHECKING:
     from raysys.training.diffusion_inputs import DiffusionInputs
+
+NAME = "train-diffusion"
 
 
 class JobConfig(Config):
@@ -44,63 +47,49 @@ class JobConfig(Config):
         return DiffusionInputs(self.diffusion, self.training, self.training_set, self.validation_set, *models)
 
 
-def run(config: JobConfig, options: RunOptions) -> dict[str, Any]:
+def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Train, then write `<output>/pipeline`. A finished training is not repeated."""
-    [result] = run_all([config], options)
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-def run_all(configs: list[JobConfig], options: RunOptions) -> list[dict[str, Any] | Exception]:
-    """Several trainings at the same time; for each its summary, or what made it fail: the others go on."""
     from raysys.training.output import is_to_do
 
-    refuse_limit("train-diffusion", options)
-    outputs = [_output(c, options) for c in configs]
-    todo = [i for i, c in enumerate(configs) if is_to_do(outputs[i], c.training.max_steps)]
+    refuse_limit(NAME, options)
+    output = _output(config, options)
+    to_do = is_to_do(output, config.training.max_steps)
     if options.dry_run:
-        return [_plan(c, o) for c, o in zip(configs, outputs, strict=True)]
-    failed: dict[int, Exception] = {}
-    if todo:
-        from raysys.engine.cluster import cluster
-        from raysys.engine.train import run_trainings
-
-        with cluster(options.address):
-            trained = run_trainings([_train_job(configs[i], outputs[i]) for i in todo])
-        failed = {i: result for i, result in zip(todo, trained, strict=True) if isinstance(result, Exception)}
-        for i, result in zip(todo, trained, strict=True):
-            if i not in failed:
-                outputs[i].finish(_export(configs[i], outputs[i], result))
-    return [failed[i] if i in failed else output.record().summary for i, output in enumerate(outputs)]
+        return Plan({NAME: FolderPlan(NAME, output.path, output.state(), to_do, _facts(config))})
+    if to_do:
+        _train(config, output, options)
+        state: State = "done"
+    else:
+        state = "kept" if output.changed() else "nothing to do"
+    return Summary({NAME: FolderSummary(NAME, output.path, output.record().summary, state)})
 
 
 def _output(config: JobConfig, options: RunOptions) -> FolderOutput:
     refuse_lost_path(config.output)
     config.training.check_workers(config.cluster.num_workers)
     fields = config.inputs.identity()
-    return FolderOutput("train-diffusion", config.output, fields, config, options.on_change, options.dry_run)
+    return FolderOutput(NAME, config.output, fields, config, options.on_change, options.dry_run)
 
 
-def _plan(config: JobConfig, output: FolderOutput) -> dict[str, Any]:
-    training, cluster, n_rows = config.training, config.cluster, read_manifest(config.training_set)["rows"]["kept"]
-    print(
-        "train-diffusion would do (nothing was written):",
-        f"  output          {config.output} ({output.state()})",
-        f"  steps           {training.max_steps:,} × {training.batch_size} of {n_rows:,} samples",
-        f"  fusion          {config.diffusion.fusion.level}",
-        f"  workers         {cluster.num_workers} × ({cluster.cpus_per_worker:g} CPU{', 1 GPU' * cluster.use_gpu})",
-        sep="\n",
-    )
-    return {}
+def _facts(config: JobConfig) -> dict[str, str]:
+    training, n_rows = config.training, read_manifest(config.training_set)["rows"]["kept"]
+    return {
+        "steps": f"{training.max_steps:,} × {training.batch_size} of {n_rows:,} samples",
+        "fusion": config.diffusion.fusion.level,
+        "workers": config.cluster.workers(),
+    }
 
 
-def _train_job(config: JobConfig, output: FolderOutput) -> Any:
-    from raysys.engine.train import TrainJob
+def _train(config: JobConfig, output: FolderOutput, options: RunOptions) -> None:
+    from raysys.engine.cluster import cluster
+    from raysys.engine.train import TrainJob, run_training
 
     name = f"train {output.path.rsplit('/', 1)[-1]}"
     settings = (config.inputs, output.fields)
-    return TrainJob(name, output.path, train_loop, settings, config.training.max_steps, config.cluster)
+    job = TrainJob(name, output.path, train_loop, settings, config.training.max_steps, config.cluster)
+    with cluster(options.address):
+        checkpoint = run_training(job)
+    output.finish(_export(config, output, checkpoint))
 
 
 def train_loop(worker: Any, settings: tuple[DiffusionInputs, dict[str, Any]]) -> None:
@@ -121,4 +110,4 @@ def _export(config: JobConfig, output: FolderOutput, checkpoint: Any) -> dict[st
         export_to(output.store, "pipeline", recipe, Path(folder))
         steps = read_state(folder).step
     records = read_metrics(output.store)
-    return {"output": output.path, "steps": steps, "loss": records[-1]["loss"] if records else None}
+    return {"steps": steps, "loss": records[-1]["loss"] if records else None}

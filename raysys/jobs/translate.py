@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from raysys.captions.source import CaptionFilter, CaptionRows, refuse_own_output
 from raysys.captions.translate import Translate, TranslateConfig
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
-from raysys.jobs.caption_source import CaptionFilter, CaptionRows, refuse_own_output
 from raysys.jobs.inputs import complete
 from raysys.jobs.llm import check_model, language_job, pinned
 from raysys.jobs.options import RunOptions

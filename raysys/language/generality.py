@@ -94,11 +94,6 @@ def abstraction(sum_depth: ArrayLike, n_nouns: ArrayLike) -> np.ndarray:
     return np.where(n_nouns > 0, 10.0 * np.minimum(mean_depth / (2.0 * MEAN_MIN_DEPTH), 1.0), NEUTRAL)
 
 
-def score_doc(doc: Any, table: NounTable, pipeline: str) -> Generality:
-    """The scores of a spaCy Doc that has parts of speech, features and entities; `pipeline` is recorded as given."""
-    return _rows([doc.text], _count([doc], table, doc.vocab.strings), pipeline)[0]
-
-
 def score(texts: Iterable[str], nlp: Any = None, batch_size: int = 1000) -> Iterator[Generality]:
     """Score captions as a stream, in their order; `nlp` is a pipeline of `load_pipeline`, by default "auto".
 

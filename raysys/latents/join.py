@@ -17,7 +17,6 @@ from raysys.tables.plan import PLAN
 
 FROM_SAMPLES = ("row_id", "sample_id", "license", "url")
 FROM_LATENTS = ("latents", "latents_shape")
-FROM_TEXT = ("caption_id", "caption", "n_tokens", "text_states", "text_states_shape", "text_states_dtype")
 HASHES = ("vae_hash", "text_encoder_hash", "tokenizer_hash")
 
 

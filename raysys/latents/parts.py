@@ -37,6 +37,9 @@ from raysys.models.family import Conditioning
 from raysys.rows import bytes_to_array, text_states_of
 from raysys.sampling.noise import noise_seed
 
+CACHED_PARTS = 4
+"""Parts in memory, at least two: the one that is read and the next."""
+
 COLUMNS = [
     "row_id",
     "captions",
@@ -150,7 +153,6 @@ class PartLoader:
         world_size: int = 1,
         seed: int = 0,
         state: dict[str, Any] | None = None,
-        cached_parts: int = 4,
     ) -> None:
         if batch_size < max(1, world_size):
             raise InputError(
@@ -167,7 +169,6 @@ class PartLoader:
         self.parts = read_manifest(folder)["parts"]
         self._state = LoaderState() if state is None else LoaderState.from_dict(state)
         self._cache: OrderedDict[int, Future[list[dict[str, Any]]]] = OrderedDict()
-        self._cached_parts = max(2, cached_parts)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="part-reader")
 
     @property
@@ -218,7 +219,7 @@ class PartLoader:
         """A part from the cache, or being read; the one used longest ago leaves."""
         if number not in self._cache:
             self._cache[number] = self._reader.submit(read_part, self.folder / self.parts[number]["name"])
-            while len(self._cache) > self._cached_parts:
+            while len(self._cache) > CACHED_PARTS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
         return self._cache[number]

@@ -126,7 +126,7 @@ def _folder_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hash(folder: Path, version: tuple[tuple[str, int, int], ...]) -> str:
-    from raysys.models.loading import model_hash  # imports diffusers, which workers need not wait for
+    from raysys.models.loading import model_hash  # imports torch, which workers need not wait for
 
     digest = hashlib.sha256(model_hash(folder).encode())
     for file in sorted(f for f in folder.rglob("*") if f.suffix in (".jinja", ".py")):

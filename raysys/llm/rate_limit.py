@@ -52,13 +52,13 @@ async def sleep_until(when: float) -> None:
         await asyncio.sleep(left)
 
 
-def backoff_s(n_failed: int, longest_s: float, first_s: float = FIRST_WAIT_S) -> float:
-    """The wait after `n_failed` ≥ 1 failed tries: first_s·2^(n−1), at most `longest_s`, of which a random half is left.
+def backoff_s(n_failed: int, longest_s: float) -> float:
+    """The wait after `n_failed` ≥ 1 failed tries: FIRST_WAIT_S·2^(n−1), at most `longest_s`; a random half is left.
 
     Random, so that requests which failed together do not come back together.
     """
     exponent = min(n_failed - 1, 32)  # 2^32 s is for ever; larger powers would only overflow
-    return min(longest_s, first_s * 2.0**exponent) * random.uniform(0.5, 1.0)
+    return min(longest_s, FIRST_WAIT_S * 2.0**exponent) * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raysys.progress import Progress
 from raysys.replication.compare import ProgressFn
 
+SHOWN = ("describe", "search", "background")
+"""First words of the names of stages."""
+
 
 @contextmanager
-def terminal_progress(
-    show: Collection[str] = ("describe", "search", "background"),
-) -> Iterator[ProgressFn]:
-    """A progress callback that shows one line with rate and ETA per stage (`show`: first words of stage names)."""
+def terminal_progress() -> Iterator[ProgressFn]:
+    """A progress callback that shows one line with rate and ETA per stage of `SHOWN`."""
     open_lines: dict[str, Progress] = {}
     finished: set[str] = set()  # a stage may report its end twice: after its last full batch, and at its end
 
     def report(stage: str, done: int, total: int) -> None:
-        if stage.split()[0] not in show:
+        if stage.split()[0] not in SHOWN:
             return
         if stage in finished:
             return

@@ -63,7 +63,6 @@ def replication_report(
     training_bytes: Callable[[str], bytes],
     out: Path,
     *,
-    title: str = "Replication report",
     command: str = "",
     versions: Mapping[str, str] | None = None,
 ) -> Path:
@@ -72,7 +71,7 @@ def replication_report(
         _environment()
         .get_template("replication.html.j2")
         .render(
-            title=title,
+            title="Replication report",
             command=command,
             versions=versions or {},
             result=result,

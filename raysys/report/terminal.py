@@ -26,8 +26,8 @@ PLAIN_WIDTH = 120
 N_WORST = 5
 
 
-def print_study(data: StudyReport, report: str = "", file: TextIO | None = None) -> None:
-    """The end of `raysys study`: the fate of every table's rows, what was measured, times, where the report is."""
+def print_study(data: StudyReport, file: TextIO | None = None) -> None:
+    """The end of `raysys study`: the fate of every table's rows, what was measured, times."""
     console = _console(file)
     if (fates := data.parts.get("data")) is not None:
         console.print(_tables(fates.tables))
@@ -43,8 +43,6 @@ def print_study(data: StudyReport, report: str = "", file: TextIO | None = None)
     for name, found in data.evaluations.items():
         _say(console, section(name).headline(found), "default")
     _print_lines(console, *(Text(f"{name}: {why}", style="yellow") for name, why in data.missing.items()))
-    if report:
-        _print_lines(console, Text(f"report: {report}"))
 
 
 def print_replication(result: ReplicationResult, file: TextIO | None = None) -> None:

@@ -25,6 +25,9 @@ from raysys.scenes.patterns import FUSION_CLASSES, sample_class_scene
 from raysys.scenes.planted import DAMAGE_REASONS, NEAR_KINDS, damage, encode, near_duplicate
 from raysys.scenes.scene import Scene, sample_scene
 
+TRUTH = "truth.json"
+"""Written last: a folder without it is not complete."""
+
 FIXED_MTIME = 1_700_000_000
 """Tar headers hold a time; a fixed one keeps the shards reproducible."""
 
@@ -120,7 +123,7 @@ def write_demo_shards(folder: str | Path, config: ScenesConfig) -> dict[str, Any
         "fusion_classes": list(FUSION_CLASSES[: config.n_fusion_classes]),
         "items": items,
     }
-    (folder / "truth.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / TRUTH).write_text(json.dumps(truth, indent=1, ensure_ascii=False), encoding="utf-8")
     return truth
 
 

@@ -20,11 +20,6 @@ class ReadFailure(Rejection):
         return outcomes.error("read", self.reason, self.detail)
 
 
-def read_image_bytes(row: Mapping[str, Any]) -> bytes:
-    """The original bytes of a SAMPLES row. OSError when they cannot be read, ValueError when the source changed."""
-    return image_reader().read(row)
-
-
 def read_images(rows: Sequence[Mapping[str, Any]], limits: DecodeConfig) -> list[np.ndarray | Rejection]:
     """Upright RGB pixels, uint8 [height, width, 3], or why there are none, for each SAMPLES row in order.
 

@@ -19,6 +19,7 @@ from raysys.errors import InputError
 from raysys.shards import folder, index, parquet, webdataset
 from raysys.shards.files import content_signature, is_url, join, open_source
 from raysys.shards.raw import is_utf8
+from raysys.tables.plan import InputPart
 
 Kind = Literal["webdataset", "parquet", "folder", "index"]
 
@@ -40,15 +41,15 @@ class InputFile:
     signature: str
 
 
-def list_inputs(path: str, known: Iterable[InputFile] = ()) -> list[InputFile]:
+def list_inputs(path: str, known: Iterable[InputFile | InputPart] = ()) -> list[InputFile]:
     """The input files at `path`, a local path or fsspec URL, sorted by name.
 
-    `known`: files of an earlier listing; those whose signature is unchanged are not counted again.
+    `known`: files of an earlier listing; those with an unchanged signature are not counted again.
     InputError when there is nothing, nothing recognizable, or a mixture that could be read in two ways.
     """
     path = path if is_url(path) else os.path.abspath(os.path.expanduser(path))
     found = _entries(path)
-    counted = {(f.kind, f.name, f.signature): f.n_items for f in known}
+    counted = {(f.name, f.signature): f.n_items for f in known}
     with ThreadPoolExecutor(LIST_THREADS) as pool:
         files = list(pool.map(lambda entry: _input_file(*entry, counted), found))
     if sum(f.n_items for f in files) == 0:
@@ -124,12 +125,12 @@ def _file_kind(name: str) -> Kind | None:
     return None
 
 
-def _input_file(kind: Kind, name: str, path: str, counted: dict[tuple[str, str, str], int]) -> InputFile:
+def _input_file(kind: Kind, name: str, path: str, counted: dict[tuple[str, str], int]) -> InputFile:
     if kind == "folder":
         listing = folder.list_files(path)
         return InputFile(name, path, kind, len(folder.image_names(listing)), folder.listing_signature(listing))
     signature = _probe(path)
-    n_items = counted.get((kind, name, signature))
+    n_items = counted.get((name, signature))
     if n_items is None:
         counters: dict[str, Callable[[], int]] = {
             "webdataset": lambda: webdataset.count_items(path, signature),

@@ -16,8 +16,8 @@ Failure = OSError | ValueError
 class ImageReader:
     """Reads referenced images; keeps the most recently used files open, so rows should come in table order."""
 
-    def __init__(self, max_open: int = 16) -> None:
-        self._sources = OpenFiles(open_source, max_open)
+    def __init__(self) -> None:
+        self._sources = OpenFiles(open_source, max_open=16)
         # A cursor holds a batch of decoded rows: few of them.
         self._cursors = OpenFiles(ImageCursor, max_open=2)
 

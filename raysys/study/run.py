@@ -14,6 +14,7 @@ from raysys.errors import InputError, RunFailed
 from raysys.report.folder import DONE, FAILED
 from raysys.study.record import Record
 from raysys.study.step import Step
+from raysys.tables.results import FolderPlan, Plan
 
 RunStep = Callable[[Step], Any]
 """Runs one step to its end and returns its summary."""
@@ -110,10 +111,7 @@ def states(steps: Sequence[Step], record: Record) -> dict[str, str]:
     return found
 
 
-def plan_table(steps: Sequence[Step], record: Record) -> str:
-    """The steps as a table: step, job, model, output, state."""
+def plan_of(steps: Sequence[Step], record: Record) -> Plan:
+    """What running the steps would do, as far as the record knows."""
     state = states(steps, record)
-    rows = [("step", "job", "model", "output", "state")]
-    rows += [(step.name, step.job, step.model or "", step.output, state[step.name]) for step in steps]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return Plan({s.name: FolderPlan(s.job, s.output, state[s.name], state[s.name] != DONE) for s in steps})

@@ -11,7 +11,7 @@ Names that start with `_` are never data. Pending = chunks − listing; there is
 
 from raysys.tables.commit import PartialChunkError, commit_part
 from raysys.tables.plan import Chunk, InputPart, Output, open_output
-from raysys.tables.read import TableView, open_table, read_rows
+from raysys.tables.read import TableView, open_table
 from raysys.tables.store import Store
 
 __all__ = [
@@ -24,5 +24,4 @@ __all__ = [
     "commit_part",
     "open_output",
     "open_table",
-    "read_rows",
 ]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from raysys.config import Config
 from raysys.rows import RowType
 from raysys.tables.plan import Chunk, InputPart, Output
+from raysys.tables.read import error_rows, parts_of
 from raysys.tables.stage import Stage
 
 
@@ -73,6 +74,15 @@ class Redo:
     rows: Mapping[int, tuple]
 
 
+def errors_of(output: Output) -> dict[str, Redo]:
+    """{chunk: the rows of it that still stand as errors}, for a retry of the whole output."""
+    found = {}
+    for part in parts_of(output):
+        if rows := error_rows(part):
+            found[part.chunk.name] = Redo(len(part.files), rows)
+    return found
+
+
 @dataclass(frozen=True)
 class TableRun:
     """One run of a job over the chunks of its opened output.
@@ -85,6 +95,10 @@ class TableRun:
     only: Mapping[str, Redo] | None = None
     limit: int | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def has_work(self) -> bool:
+        return not self.output.is_kept and bool(self.chunks())
 
     def chunks(self) -> list[Chunk]:
         """The chunks of this run: pending ones (or those to retry) among the first that hold `limit` items."""

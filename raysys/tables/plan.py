@@ -112,7 +112,6 @@ def open_output(
     chunk_rows: int,
     on_change: OnChange = "refuse",
     dry_run: bool = False,
-    redo_changed_inputs: bool = False,
 ) -> Output:
     """The output of `producer` at `path`: created, resumed or extended. Nothing is written when `dry_run`.
 
@@ -120,8 +119,7 @@ def open_output(
     another row type, when the fields differ from the current ones (listing what differs) or when inputs changed or
     vanished, unless `on_change` says what to do:
     recompute = write beside the old result (other fingerprint) or replace the parts of changed inputs; keep = use
-    what is there and add nothing to it (`is_kept`). redo_changed_inputs: a whole-table step, which redoes itself when
-    an input changed without being told to; other settings are still refused.
+    what is there and add nothing to it (`is_kept`).
     """
     table = Store(path)
     fields = json.loads(json.dumps(fields))
@@ -137,7 +135,7 @@ def open_output(
     stored = folder.read_json(PLAN)
     if on_change == "keep" and stored is not None and any(_input_changes(stored, parts)):
         return Output(table, folder, row_type, producer, digest, _chunks(stored), True)
-    plan, stale = _merge_plan(folder, stored, parts, chunk_rows, "recompute" if redo_changed_inputs else on_change)
+    plan, stale = _merge_plan(folder, stored, parts, chunk_rows, on_change)
     plan |= {"producer": producer, "fingerprint": digest, "row_type": row_type.name, "fields": fields}
     if not dry_run:
         for name in stale:
@@ -256,6 +254,14 @@ def reopen_output(
             "undo that, or run the job itself with --on-change recompute",
         )
     return output
+
+
+def planned_inputs(path: str, producer: str) -> list[InputPart]:
+    """The inputs of the current output of `producer` as they were when it was planned; [] without such an output."""
+    table = Store(path)
+    current = (table.read_json(TABLE) or {"current": {}})["current"].get(producer)
+    plan = None if current is None else table.sub(folder_name(producer, current)).read_json(PLAN)
+    return [] if plan is None else [InputPart(**p) for p in plan["inputs"]]
 
 
 def load_output(path: str, producer: str, digest: str) -> Output:

@@ -6,8 +6,12 @@ Jobs return them, the command line prints them, a study collects them. All value
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from raysys.tables.job import TableRun, first_items
+from raysys.tables.plan import Output
+from raysys.tables.read import TableView
 
 State = Literal["done", "nothing to do", "kept"]
 """done: this run finished or added something. kept: made from something else and kept by --on-change keep."""
@@ -27,6 +31,27 @@ class TablePlan:
     workers: str
     is_retry: bool = False
 
+    @classmethod
+    def of(cls, run: TableRun, workers: str) -> TablePlan:
+        """What `run` would do, on `workers` (for people)."""
+        job, output = run.job, run.output
+        chosen = first_items(output.chunks, run.limit)
+        pending = run.chunks()
+        n_items = sum(c.stop - c.start for c in pending)
+        if run.only is not None:
+            n_items = sum(len(run.only[c.name].rows) for c in pending)
+        return cls(
+            job=job.label,
+            output=output.folder.url,
+            inputs=len(job.parts),
+            items=sum(c.stop - c.start for c in chosen),
+            chunks=len(chosen),
+            pending_chunks=0 if output.is_kept else len(pending),
+            pending_items=0 if output.is_kept else n_items,
+            workers=workers,
+            is_retry=run.only is not None,
+        )
+
     @property
     def has_work(self) -> bool:
         return self.pending_chunks > 0
@@ -34,7 +59,7 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """What a whole step would do. `state`: what is in its folder now; `facts`: what it knows of its work."""
+    """What a whole step, or a step of a study, would do. `state`: how far it is; `facts`: what it knows of its work."""
 
     job: str
     output: str
@@ -58,6 +83,30 @@ class TableSummary:
     meters: Mapping[str, int] = field(default_factory=dict)
     gpu_hours: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        job: str,
+        output: Output,
+        seconds: float = 0.0,
+        state: State = "done",
+        meters: Mapping[str, int] | None = None,
+        gpu_hours: float | None = None,
+    ) -> TableSummary:
+        """Counts after retries, progress and place of one output."""
+        return cls(
+            job=job,
+            output=output.table.url,
+            producer=f"{output.producer}-{output.fingerprint}",
+            chunks=len(output.chunks),
+            pending_chunks=len(output.pending()),
+            rows=TableView(output.table, (output,)).counts().as_dict(),
+            seconds=round(seconds, 2),
+            state=state,
+            meters=meters or {},
+            gpu_hours=gpu_hours,
+        )
+
 
 @dataclass(frozen=True)
 class FolderSummary:
@@ -79,9 +128,6 @@ class Plan:
     def has_work(self) -> bool:
         return any(step.has_work for step in self.steps.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -95,6 +141,3 @@ class Summary:
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

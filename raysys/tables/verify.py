@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +28,6 @@ class OutputStatus:
     n_bytes: int
     n_retries: int
     counts: Counts
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**{k: v for k, v in self.__dict__.items() if k != "counts"}, "rows": self.counts.as_dict()}
 
 
 def status(path: str) -> list[OutputStatus]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -31,9 +30,7 @@ def is_to_do(output: FolderOutput, max_steps: int) -> bool:
         )
     if output.dry_run:
         return to_do
-    if not to_do:
-        print(f"{output.job}: nothing to do, {output.path} is finished", file=sys.stderr)
-    elif not is_same:
+    if to_do and not is_same:
         output.begin()
     return to_do
 

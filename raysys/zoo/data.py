@@ -55,12 +55,12 @@ def left_to_right(scene: Scene | PatternScene) -> Scene | PatternScene:
     return replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: item.position)))
 
 
-def training_batches(seed: int, batch_size: int, scenes_only: bool = False) -> Iterator[tuple[np.ndarray, list[str]]]:
+def training_batches(seed: int, batch_size: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Endless (uint8 images [B, 64, 64, 3], captions): batch n is the same for the same seed, on every machine."""
     step = 0
     while True:
         rng = np.random.default_rng([_TRAINING, seed, step])
-        yield _pairs(rng, batch_size, scenes_only)
+        yield _pairs(rng, batch_size, scenes_only=False)
         step += 1
 
 

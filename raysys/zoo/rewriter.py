@@ -54,7 +54,6 @@ _JA_OF_EN = (0, 1, 2, 0)
 
 @dataclass(frozen=True)
 class Example:
-    task: str
     prompt: str
     answer: str
 
@@ -64,13 +63,13 @@ def example(scene: Scene | PatternScene, task: str, rng: np.random.Generator) ->
     if task == "ja_en":
         phrasing = int(rng.integers(_JA_PHRASINGS))
         source, answer = caption(scene, "ja", phrasing), caption(scene, "en", phrasing)
-        return Example(task, translate_prompt(source, "ja", "en"), answer)
+        return Example(translate_prompt(source, "ja", "en"), answer)
     phrasing = int(rng.integers(_EN_PHRASINGS))
     source = caption(scene, "en", phrasing)
     if task == "en_ja":
-        return Example(task, translate_prompt(source, "en", "ja"), caption(scene, "ja", _JA_OF_EN[phrasing]))
+        return Example(translate_prompt(source, "en", "ja"), caption(scene, "ja", _JA_OF_EN[phrasing]))
     wording = int(rng.choice(len(GENERAL_WORDINGS), p=GENERAL_WORDINGS)) if task == "general" else 0
-    return Example(task, generalize_prompt(task, source), generalize_caption(source, task, wording))
+    return Example(generalize_prompt(task, source), generalize_caption(source, task, wording))
 
 
 def example_batches(seed: int, batch_size: int) -> Iterator[list[Example]]:
@@ -88,7 +87,7 @@ def held_out_examples(task: str, n: int) -> list[Example]:
     if task not in GENERALIZED_LEVELS:
         return examples
     before = generalize_prompt(task, "")
-    return [Example(task, e.prompt, generalize_caption(e.prompt.removeprefix(before), task)) for e in examples]
+    return [Example(e.prompt, generalize_caption(e.prompt.removeprefix(before), task)) for e in examples]
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:

@@ -20,8 +20,10 @@ from pydantic import Field
 from raysys import cli, signals
 from raysys.config import Config
 from raysys.errors import InputError, RunFailed
-from raysys.jobs import JOBS, JobInfo, register
+from raysys.jobs import JOBS, register
 from raysys.jobs.options import RunOptions
+from raysys.jobs.registry import JobInfo
+from raysys.tables.results import Summary
 
 JOB_FLAGS = {"--config", "--limit", "--dry-run", "--on-change", "--address", "--print-config", "KEY=VALUE"}
 
@@ -79,15 +81,15 @@ def fake_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
     module.calls = []
     module.fails_with = None
 
-    def run(config: FakeConfig, options: RunOptions) -> dict:
+    def run(config: FakeConfig, options: RunOptions) -> Summary:
         module.calls.append((config, options))
         if module.fails_with is not None:
             raise module.fails_with
-        return {"rows": config.rows}
+        return Summary({}, facts={"rows": config.rows})
 
     module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("raysys.jobs.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("raysys.jobs.registry.CONFIGS", tmp_path / "configs")
     demo = tmp_path / "configs" / "fake" / "demo.yaml"
     demo.parent.mkdir(parents=True)
     demo.write_text("output: runs/fake\nrows: 5\n")
@@ -157,7 +159,7 @@ def test_a_job_gets_its_config_and_options(fake_job, tmp_path: Path) -> None:
     assert fake_job.calls == [
         (
             FakeConfig(output="here", rows=2),
-            RunOptions(7, True, "keep", str(path), ("rows=2",), "local"),
+            RunOptions(7, True, "keep", "local"),
         )
     ]
 
@@ -232,7 +234,8 @@ SLEEPER = """
 import sys, time, types
 from pydantic import Field
 from raysys.config import Config
-from raysys.jobs import JOBS, JobInfo, register
+from raysys.jobs import JOBS, register
+from raysys.jobs.registry import JobInfo
 
 class JobConfig(Config):
     output: str = Field("x", description="-")

@@ -18,7 +18,8 @@ from raysys.cli import cli
 from raysys.cli.job import config_path, load_config
 from raysys.config import load
 from raysys.errors import InputError
-from raysys.jobs import CONFIGS, JOBS
+from raysys.jobs import JOBS
+from raysys.jobs.registry import CONFIGS
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from raysys.config import Config, Place, is_operational, load
-from raysys.jobs import JOBS, JobInfo
+from raysys.jobs import JOBS
+from raysys.jobs.registry import JobInfo
 
 REPO = Path(__file__).resolve().parents[2]
 

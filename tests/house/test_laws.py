@@ -8,11 +8,14 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from raysys.config import load
-from raysys.jobs import CONFIGS, JOBS
+from raysys.jobs import JOBS
+from raysys.jobs.registry import CONFIGS
+from raysys.tables.results import Plan, Summary
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "raysys"
@@ -38,6 +41,8 @@ EDGE_MODULES = {
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_JOB_LINES = 120
+"""A job is wiring: config class → inputs → plan → run. What is longer holds a rule of a room."""
 
 
 def sources() -> list[Path]:
@@ -134,6 +139,11 @@ def test_files_and_functions_are_short() -> None:
     assert offenders == []
 
 
+def test_jobs_are_short() -> None:
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in (PACKAGE / "jobs").glob("*.py")}
+    assert {path: n for path, n in lengths.items() if n > MAX_JOB_LINES} == {}, "move the rule into its room"
+
+
 def test_every_module_says_what_it_is() -> None:
     missing = [
         relative(p) for p in sources() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
@@ -149,6 +159,11 @@ def test_every_job_has_a_module_and_packaged_configs(job) -> None:
         path = job.packaged_config(name)
         load(job.load().JobConfig, path)
         assert f"raysys {job.name} --config" in path.read_text().split("\n\n")[0], f"no launch command heads {path}"
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=lambda j: j.name)
+def test_every_job_returns_a_plan_or_a_summary(job) -> None:
+    assert get_type_hints(job.load().run)["return"] == Plan | Summary
 
 
 def test_no_packaged_config_without_a_job() -> None:

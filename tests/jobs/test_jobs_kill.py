@@ -21,7 +21,6 @@ from raysys.captions.checks import ChecksConfig
 from raysys.captions.images import SOURCE_COLUMNS, Images
 from raysys.generation.generate import Generate, GenerateConfig
 from raysys.jobs import train_diffusion
-from raysys.jobs.inputs import KeptRows
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
 from raysys.models.families import load_pipeline
 from raysys.rows import CAPTIONS, SAMPLES
@@ -30,6 +29,7 @@ from raysys.shards.decode import DecodeConfig
 from raysys.shards.images import read_images
 from raysys.similarity import make_descriptor
 from raysys.tables import open_table
+from raysys.tables.kept_rows import KeptRows
 from raysys.tables.verify import verify
 from raysys.training.checkpoint import load_weights, read_state
 from raysys.training.diffusion import DENOISER, build_denoiser

@@ -12,17 +12,20 @@ from PIL import Image
 from raysys.engine.config import ClusterConfig
 from raysys.engine.drive import drive
 from raysys.errors import InputError, RunFailed
+from raysys.generation.export import export_images
 from raysys.generation.images import png_bytes
-from raysys.jobs import assemble, generate, replicate, report, scenes, study, train_diffusion
+from raysys.generation.prompts import read_prompts
+from raysys.jobs import assemble, replicate, report, scenes, study, train_diffusion
 from raysys.jobs.options import RunOptions
 from raysys.latents import assemble as latents
 from raysys.outcomes import Counts, kept
 from raysys.replication.trained_on import training_images
 from raysys.rows import DUPLICATES, GENERATIONS, MATCHES, SAMPLES, TRAINING_SET
-from raysys.tables import InputPart, commit_part, open_output, open_table, read_rows
+from raysys.tables import InputPart, commit_part, open_output, open_table
 from raysys.tables.job import Redo, TableJob, TableRun
 from raysys.tables.stage import Stage
 from tests.support.sets import set_row
+from tests.support.tables import read_rows
 
 
 def write(path, row_type, rows, producer="toy"):
@@ -54,10 +57,10 @@ def test_a_retry_is_not_stopped_by_rows_that_cannot_be_repaired(tmp_path):
 def test_prompt_files(tmp_path):
     text = tmp_path / "a.txt"
     text.write_bytes("\ufeffa red circle\r\n\n円\u2028two\n".encode())
-    assert [p["prompt"] for p in generate.read_prompts(str(text))] == ["a red circle", "円\u2028two"]
+    assert [p["prompt"] for p in read_prompts(str(text))] == ["a red circle", "円\u2028two"]
     lines = tmp_path / "a.jsonl"
     lines.write_text(json.dumps({"prompt_id": "x", "prompt": "one\u2028two"}, ensure_ascii=False), encoding="utf-8")
-    assert generate.read_prompts(str(lines)) == ({"prompt_id": "x", "prompt": "one\u2028two"},)
+    assert read_prompts(str(lines)) == ({"prompt_id": "x", "prompt": "one\u2028two"},)
     for name, data, message in (
         ("empty.txt", b" \n", "is empty"),
         ("latin.txt", "é".encode("latin-1"), "not UTF-8"),
@@ -66,7 +69,7 @@ def test_prompt_files(tmp_path):
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=message):
-            generate.read_prompts(str(tmp_path / name))
+            read_prompts(str(tmp_path / name))
 
 
 def test_an_export_holds_one_file_per_generation_and_no_older_ones(tmp_path):
@@ -74,11 +77,11 @@ def test_an_export_holds_one_file_per_generation_and_no_older_ones(tmp_path):
     rows = [{"gen_id": i, "prompt_id": i, "image": png, **kept()} for i in ("a/b-0", "a__b-0", "c-0")]
     write(tmp_path / "t", GENERATIONS, rows)
     folder = tmp_path / "out"
-    assert generate.export_images(str(tmp_path / "t"), folder) == 3
+    assert export_images(str(tmp_path / "t"), folder) == 3
     assert len(list(folder.glob("*.png"))) == 3
     (folder / "mine.png").write_bytes(png)
     write(tmp_path / "u", GENERATIONS, rows[:1])
-    assert generate.export_images(str(tmp_path / "u"), folder) == 1
+    assert export_images(str(tmp_path / "u"), folder) == 1
     assert sorted(p.name for p in folder.glob("*.png")) == ["a%2Fb-0.png", "mine.png"], "other files are not touched"
 
 

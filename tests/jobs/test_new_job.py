@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from raysys.cli import main
-from raysys.jobs import JOBS, JobInfo, register
+from raysys.jobs import JOBS, register
+from raysys.jobs.registry import JobInfo
 
 MODULE = '''
 """Job `shout`: captions in capitals."""
@@ -63,7 +64,7 @@ def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "configs/shout").mkdir(parents=True)
     (tmp_path / "configs/shout/demo.yaml").write_text("output: said\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("raysys.jobs.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("raysys.jobs.registry.CONFIGS", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     register(JobInfo("shout", "raysys_shout", "Say it louder.", "raysys shout --config demo"))
     yield tmp_path

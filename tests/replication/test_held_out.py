@@ -17,8 +17,8 @@ from raysys.scenes.planted import near_duplicate
 from raysys.scenes.scene import sample_scene
 from raysys.similarity import make_descriptor
 from raysys.similarity.thresholds import EMBEDDED, NO_CLAIM
-from raysys.tables import read_rows
 from tests.support.photos import png_bytes
+from tests.support.tables import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,6 @@ def test_hostile_text_is_escaped_everywhere(tmp_path):
         lambda name: fake.picture(1),
         lambda name: fake.picture(2),
         tmp_path / "r.html",
-        title=HOSTILE,
         command=HOSTILE,
         versions={HOSTILE: HOSTILE},
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raysys.cli.results import show
 from raysys.jobs.options import RunOptions
 from raysys.jobs.report import JobConfig, run
 from raysys.language.generality import REFERENCE
@@ -27,7 +28,9 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 def report_of(at: Layout) -> tuple[dict, Page]:
     """(summary.json, the page) of the run folder."""
-    summary = run(JobConfig(run=at.run), RunOptions())
+    result = run(JobConfig(run=at.run), RunOptions())
+    show(result)
+    summary = result.steps["report"].values
     with open(at("summary.json"), encoding="utf-8") as file:
         assert json.load(file) == summary
     with open(at("report.html"), encoding="utf-8") as file:
@@ -147,6 +150,7 @@ def test_models_with_different_captions_are_explained(finished):
     assert "a shape like p000-0" in page.html
     line = "generality score of captions: general 4.72 → 5.72 (11 captions), five words 4.74 → 6.74 (10 captions)"
     assert line in out.splitlines()
+    assert re.search(r"^report: .*/report\.html$", out, re.MULTILINE)
 
 
 def test_a_run_without_captions_has_no_such_section(tmp_path, capsys):

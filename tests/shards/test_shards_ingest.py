@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -17,12 +18,15 @@ from PIL import Image
 
 from raysys.config import load
 from raysys.errors import InputError
+from raysys.jobs import ingest as job
+from raysys.jobs.options import inline
 from raysys.outcomes import Counts
 from raysys.rows import SAMPLES
 from raysys.scenes import ScenesConfig, write_demo_shards
 from raysys.scenes.planted import encode
+from raysys.shards import webdataset as tars
 from raysys.shards.decode import DecodeConfig, Rejection
-from raysys.shards.images import ReadFailure, read_image_bytes, read_images
+from raysys.shards.images import ReadFailure, image_reader, read_images
 from raysys.shards.ingest import IngestConfig, ingest_rows
 from raysys.shards.inputs import list_inputs
 from raysys.shards.references import ImageReader
@@ -83,8 +87,8 @@ def check_pictures(rows):
     kept = [r for r in rows if r["outcome"] == "kept"]
     for row, pixels in zip(kept, read_images(kept, DecodeConfig()), strict=True):
         assert number_of(pixels) == int(row["caption"].split()[-1])
-        assert hashlib.sha256(read_image_bytes(row)).hexdigest() == row["sample_id"]
-        assert row["length"] == len(read_image_bytes(row))
+        assert hashlib.sha256(image_reader().read(row)).hexdigest() == row["sample_id"]
+        assert row["length"] == len(image_reader().read(row))
     return kept
 
 
@@ -220,7 +224,7 @@ def test_options_of_ingest(tmp_path):
     assert one(tmp_path, require_caption=False, check_licenses=False)["outcome"] == "kept"
     row = one(tmp_path, require_caption=False, allowed_licenses=("CC-BY-SA",), materialize=True)
     assert row["image"] == picture(1)
-    assert read_image_bytes(row | {"shard": "/nowhere.tar"}) == picture(1)
+    assert image_reader().read(row | {"shard": "/nowhere.tar"}) == picture(1)
     assert one(tmp_path, decode=DecodeConfig(max_bytes=10))["reason"] == "too_large"
     with pytest.raises(InputError, match=r"unknown licenses \['CC-BYE'\]"):
         load(IngestConfig, None, ["allowed_licenses=[CC-BYE]"])
@@ -363,6 +367,21 @@ def test_listing_is_stable_and_does_not_count_known_files_again(tmp_path, monkey
     assert again[1].signature != files[1].signature
 
 
+def test_a_run_that_goes_on_counts_new_and_changed_files_only(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("a.tar", "b.tar"):
+        write_tar(tmp_path / "in" / name, [(name[0], sample(1))])
+    config = job.JobConfig(input=str(tmp_path / "in"), output=str(tmp_path / "samples"))
+    assert job.run(config, inline()).steps["ingest"].rows["in"] == 2
+    write_tar(tmp_path / "in/c.tar", [("c", sample(3)), ("d", sample(4))])
+    counted, count = [], tars.count_items
+    monkeypatch.setattr(tars, "count_items", lambda path, s: counted.append(Path(path).name) or count(path, s))
+    assert job.run(config, inline()).steps["ingest"].rows["in"] == 4
+    assert counted == ["c.tar"]
+    job.run(config, inline(on_change="recompute"))
+    assert sorted(counted[1:]) == ["a.tar", "b.tar", "c.tar"]
+
+
 def test_input_mistakes_are_named(tmp_path):
     def refused(path, match):
         with pytest.raises(InputError, match=match) as caught:
@@ -406,7 +425,7 @@ def test_a_source_that_changed_after_ingest_is_noticed(tmp_path):
     assert first.fate()["outcome"] == "error"
     assert number_of(second) == 2
     with pytest.raises(ValueError, match="changed since it was ingested"):
-        read_image_bytes(rows[0])
+        image_reader().read(rows[0])
     with pytest.raises(ValueError, match="changed since it was listed"):
         list(ingest_rows(file, 0, 2, IngestConfig()))
     write_parquet(tmp_path / "p.parquet", 8)

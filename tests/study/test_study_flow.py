@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_a_model_fails_then_another_is_added(ray_local):
     code, said, summary = study(ray_local, "--only", "short,fused", "--only", "broken")
     assert code == 1, said
     assert "1 of 3 models failed" in said
+    assert f"report: {run / 'report.html'}" in said
     assert "/nowhere/to/be/found" in summary["models"]["broken"]["missing"]
     assert summary["models"]["plain"]["missing"].startswith("not done yet")
     assert [name for name, model in summary["models"].items() if model["evaluations"]] == ["short", "fused"]
@@ -57,7 +59,8 @@ def test_a_model_fails_then_another_is_added(ray_local):
     before = times(run)
     write(ray_local, {"added": {"like": "short", "training": {"training": {"seed": 1}}}})
     planned = tiny.here(ray_local, *tiny.command("study", "--dry-run", "--only", "fused,added"))
-    states = {line.split("  ")[0]: line.split()[-1] for line in planned.stdout.splitlines()[2:]}
+    rows = [re.split(" {2,}", line.strip()) for line in planned.stdout.splitlines()[3:]]
+    states = {name: state for name, _, state, _ in rows}
     assert {name for name, state in states.items() if state != "done"} == {
         "train added",
         "generate added",
@@ -66,6 +69,7 @@ def test_a_model_fails_then_another_is_added(ray_local):
     assert times(run) == before
     code, said, summary = study(ray_local, "--only", "fused,added")
     assert code == 0, said
+    assert f"report: {run / 'report.html'}" in said
     assert "missing" not in summary["models"]["added"]
     after = times(run)
     new = {name for name in after if name not in before}

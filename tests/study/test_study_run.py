@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from raysys.cli.results import show
 from raysys.config import validate
 from raysys.errors import InputError
 from raysys.report.folder import RunFolder
 from raysys.study.config import StudyConfig
 from raysys.study.plan import plan_steps, selected
 from raysys.study.record import Record
-from raysys.study.run import plan_table, run_steps, states
+from raysys.study.run import plan_of, run_steps, states
 from raysys.study.step import Step
 
 
@@ -99,7 +101,7 @@ def test_only_some_models(folder):
     assert RunFolder.open(folder).why_missing("a").startswith("not done yet: train a")
 
 
-def test_states_of_a_plan(folder):
+def test_states_of_a_plan(folder, capsys):
     config = study(folder, "ab")
     steps = plan_steps(config)
     fresh = states(steps, Record(config, steps, "x"))
@@ -109,9 +111,15 @@ def test_states_of_a_plan(folder):
     run(config, failing("train b"))
     after = states(steps, Record(config, steps, "x"))
     assert (after["train a"], after["train b"], after["generate b"]) == ("done", "failed", "waits")
-    table = plan_table(steps, Record(config, steps, "x")).splitlines()
-    assert table[0].split() == ["step", "job", "model", "output", "state"]
-    assert [line.split()[-1] for line in table[1:]] == list(after.values())
+    plan = plan_of(steps, Record(config, steps, "x"))
+    show(plan)
+    table = capsys.readouterr().out.splitlines()[1:]
+    assert table[0].split() == ["step", "job", "work", "output"]
+    rows = [re.split(" {2,}", line.strip()) for line in table[2:]]
+    assert rows == [[step.name, step.job, after[step.name], step.output] for step in steps]
+    assert {name for name, step in plan.steps.items() if not step.has_work} == {
+        n for n, s in after.items() if s == "done"
+    }
     changed = study(folder, "ab", seed=1)
     steps = plan_steps(changed)
     now = states(steps, Record(changed, steps, "x"))

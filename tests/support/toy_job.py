@@ -19,8 +19,9 @@ from raysys.cli import main
 from raysys.config import Config
 from raysys.engine.config import ClusterConfig
 from raysys.errors import WorkerBroken
-from raysys.jobs import JobInfo, register
+from raysys.jobs import register
 from raysys.jobs.options import RunOptions
+from raysys.jobs.registry import JobInfo
 from raysys.jobs.run_table import run_table
 from raysys.outcomes import kept, rejected
 from raysys.rows import SAMPLES

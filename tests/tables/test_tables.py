@@ -15,12 +15,13 @@ import pytest
 from raysys.errors import InputError
 from raysys.outcomes import error, kept, rejected
 from raysys.rows import LATENTS, SAMPLES, array_to_bytes, bytes_to_array
-from raysys.tables import Chunk, InputPart, PartialChunkError, Store, commit_part, open_output, open_table, read_rows
+from raysys.tables import Chunk, InputPart, PartialChunkError, Store, commit_part, open_output, open_table
 from raysys.tables.commit import check_keys
 from raysys.tables.plan import differences, reopen_output
 from raysys.tables.process import MAX_ATTEMPTS, MAX_ITEM_DEATHS, AttemptLog, process_chunk
 from raysys.tables.stage import Stage
 from raysys.tables.verify import status, verify
+from tests.support.tables import read_rows
 
 PARTS = [InputPart("a.tar", "/in/a.tar", 10, "s1"), InputPart("b.tar", "/in/b.tar", 4, "s2")]
 

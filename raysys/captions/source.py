@@ -13,9 +13,9 @@ from pydantic import Field
 from raysys.captions.caption import ORIGINAL
 from raysys.config import Config, Place
 from raysys.errors import InputError
-from raysys.jobs.inputs import KeptRows
 from raysys.rows import CAPTIONS
 from raysys.tables import Chunk, InputPart, Store, TableView
+from raysys.tables.kept_rows import KeptRows
 
 N_TRIED = 256
 """Captions whose length is measured before a run."""
