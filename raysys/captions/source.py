@@ -16,6 +16,7 @@ from raysys.errors import InputError
 from raysys.rows import CAPTIONS
 from raysys.tables import Chunk, InputPart, Store, TableView
 from raysys.tables.kept_rows import KeptRows
+from raysys.tables.representatives import RepresentativeRows, Representatives
 
 N_TRIED = 256
 """Captions whose length is measured before a run."""
@@ -55,7 +56,7 @@ class CaptionFilter:
 class CaptionRows:
     """chunk → [caption_id, row_id, sample_id, text, language, captioner, level] of the captions that are taken."""
 
-    rows: KeptRows
+    rows: KeptRows | RepresentativeRows
     chosen: CaptionFilter
     from_samples: bool
 
@@ -63,8 +64,9 @@ class CaptionRows:
     def of(cls, view: TableView, chosen: CaptionFilter, duplicates: TableView | None = None) -> CaptionRows:
         """`view` holds CAPTIONS or SAMPLES; of samples, those without a caption are left out."""
         if view.row_type.name == CAPTIONS.name:
-            return cls(KeptRows.of(view, None, COLUMNS), chosen, False)
-        return cls(KeptRows.of(view, duplicates, ("row_id", "sample_id", "caption")), chosen, True)
+            return cls(KeptRows.of(view, COLUMNS), chosen, False)
+        samples = Representatives(view, duplicates)
+        return cls(RepresentativeRows.of(samples, ("row_id", "sample_id", "caption")), chosen, True)
 
     def __call__(self, chunk: Chunk) -> pa.Table:
         rows = self.rows(chunk)
@@ -146,12 +148,11 @@ def captions_to_encode(view: TableView, source: CaptionSource) -> CaptionsToEnco
 class OwnCaptions:
     """chunk of SAMPLES → [caption_id, row_id, caption] of their own captions, those without one included."""
 
-    rows: KeptRows
+    rows: RepresentativeRows
 
     @classmethod
-    def of(cls, samples: TableView, duplicates: TableView | None) -> OwnCaptions:
-        """With `duplicates`, of the representatives only."""
-        return cls(KeptRows.of(samples, duplicates, ("row_id", "caption")))
+    def of(cls, samples: Representatives) -> OwnCaptions:
+        return cls(RepresentativeRows.of(samples, ("row_id", "caption")))
 
     def __call__(self, chunk: Chunk) -> pa.Table:
         table = self.rows(chunk).select(["row_id", "caption"])

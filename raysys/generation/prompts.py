@@ -30,7 +30,7 @@ def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
         view = open_table(path)
         if "caption" not in view.row_type.schema.names:
             raise InputError(f"prompts: {view.row_type.name} rows of {path} have no caption", "give another table")
-        load = TablePrompts(KeptRows.of(view, None, ("row_id", "caption")))
+        load = TablePrompts(KeptRows.of(view, ("row_id", "caption")))
         return view.inputs(), load, {"table": view.lineage}
     raise InputError(
         f"prompts: {path} is not a training set, table or file", "give a folder with prompts, .txt or .jsonl"

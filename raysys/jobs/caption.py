@@ -13,15 +13,15 @@ from raysys.captions.coverage import captions_per_image, few_captions_notes
 from raysys.captions.images import SOURCE_COLUMNS, Images
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
-from raysys.jobs.inputs import complete
+from raysys.jobs.inputs import representatives
 from raysys.jobs.llm import check_model, language_job, pinned
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_tables
-from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
+from raysys.rows import CAPTIONS
 from raysys.shards.decode import DecodeConfig
-from raysys.tables import TableView, open_table
+from raysys.tables import open_table
 from raysys.tables.job import TableJob
-from raysys.tables.kept_rows import KeptRows, inputs_of
+from raysys.tables.representatives import RepresentativeRows, Representatives
 from raysys.tables.results import Plan, Summary
 
 
@@ -57,8 +57,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the captions of every captioner; say how many images have fewer than `min_captions`."""
-    samples = complete(config.samples, SAMPLES)
-    duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
+    samples = representatives(config.samples, config.duplicates)
     refuse_too_few(config.captioners, config.min_captions)
     producers = {c.producer for c in config.captioners}
     wanted = _wanted(config, options)
@@ -66,7 +65,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     # Recorded for retries, with the engines that were chosen.
     config = config.model_copy(update={"captioners": tuple(pinned(c) for c in wanted)})
     jobs = {
-        captioner.name: _job(config, own.cluster or config.cluster, captioner, samples, duplicates)
+        captioner.name: _job(config, own.cluster or config.cluster, captioner, samples)
         for own, captioner in zip(wanted, captioners, strict=True)
     }
     result = run_tables(jobs, config, options)
@@ -91,13 +90,7 @@ def _resolved(config: JobConfig, captioner: CaptionerConfig) -> Captioner:
     return resolved
 
 
-def _job(
-    config: JobConfig,
-    cluster: ClusterConfig,
-    captioner: Captioner,
-    samples: TableView,
-    duplicates: TableView | None,
-) -> TableJob:
+def _job(config: JobConfig, cluster: ClusterConfig, captioner: Captioner, samples: Representatives) -> TableJob:
     return language_job(
         Caption,
         (captioner,),
@@ -107,13 +100,8 @@ def _job(
         producer=captioner.producer,
         output=config.output,
         row_type=CAPTIONS,
-        fields={
-            "samples": samples.identity,
-            "duplicates": duplicates.identity if duplicates else None,
-            **captioner.identity(),
-            "limits": config.limits.identity(),
-        },
-        parts=inputs_of(samples, duplicates),
+        fields={**samples.identity, **captioner.identity(), "limits": config.limits.identity()},
+        parts=samples.inputs(),
         chunk_rows=config.chunk_rows,
-        load=Images(KeptRows.of(samples, duplicates, SOURCE_COLUMNS), captioner.image_size, config.limits),
+        load=Images(RepresentativeRows.of(samples, SOURCE_COLUMNS), captioner.image_size, config.limits),
     )

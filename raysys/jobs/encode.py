@@ -9,15 +9,14 @@ from pydantic import Field
 from raysys.captions.source import CaptionSource, OwnCaptions, captions_to_encode
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.engine.config import ClusterConfig
-from raysys.jobs.inputs import complete
+from raysys.jobs.inputs import complete, representatives
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_tables
 from raysys.latents.encode import EncodeLatents, EncodeText, LatentsConfig, TextConfig
 from raysys.models.families import family
-from raysys.rows import CAPTIONS, DUPLICATES, LATENTS, SAMPLES, TEXT_STATES
-from raysys.tables import TableView
+from raysys.rows import CAPTIONS, LATENTS, TEXT_STATES
 from raysys.tables.job import TableJob
-from raysys.tables.kept_rows import KeptRows, inputs_of
+from raysys.tables.representatives import RepresentativeRows, Representatives
 from raysys.tables.results import Plan, Summary
 
 
@@ -39,26 +38,26 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write both tables."""
-    jobs = {"latents": _latents_job(config)} if config.latents is not None else {}
-    jobs["text_states"] = _text_job(config)
+    samples = representatives(config.samples, config.duplicates)
+    jobs = {"latents": _latents_job(config, samples)} if config.latents is not None else {}
+    jobs["text_states"] = _text_job(config, samples)
     return run_tables(jobs, config, options)
 
 
-def _latents_job(config: JobConfig) -> TableJob:
+def _latents_job(config: JobConfig, samples: Representatives) -> TableJob:
     images = config.images
     fields = {"images": images.identity(), "vae_hash": family(images.family).autoencoder_hash(images.vae)}
     columns = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
-    load = KeptRows.of(*_samples(config), columns)
-    return _job(config, config.latents, LATENTS, fields, load, EncodeLatents, images)
+    load = RepresentativeRows.of(samples, columns)
+    return _job(config, samples, config.latents, LATENTS, fields, load, EncodeLatents, images)
 
 
-def _text_job(config: JobConfig) -> TableJob:
+def _text_job(config: JobConfig, samples: Representatives) -> TableJob:
     text = config.text
     hashes = family(text.family).text_encoder_hashes(text.text_encoder, text.tokenizer)
     fields = {"text": text.identity(), **hashes}
     if config.captions is None:
-        load = OwnCaptions.of(*_samples(config))
-        return _job(config, config.text_states, TEXT_STATES, fields, load, EncodeText, text)
+        return _job(config, samples, config.text_states, TEXT_STATES, fields, OwnCaptions.of(samples), EncodeText, text)
     # The chunks are those of the captions; what was not captioned (duplicates) is not encoded either.
     captions = complete(config.captions.table, CAPTIONS)
     return TableJob(
@@ -75,21 +74,14 @@ def _text_job(config: JobConfig) -> TableJob:
     )
 
 
-def _samples(config: JobConfig) -> tuple[TableView, TableView | None]:
-    samples = complete(config.samples, SAMPLES)
-    return samples, complete(config.duplicates, DUPLICATES) if config.duplicates else None
-
-
-def _job(config, output, row_type, fields, load, stage, stage_config) -> TableJob:
+def _job(config, samples: Representatives, output, row_type, fields, load, stage, stage_config) -> TableJob:
     """A job over samples, or over the representatives among them."""
-    samples, duplicates = _samples(config)
-    source = {"samples": samples.identity, "duplicates": duplicates.identity if duplicates else None}
     return TableJob(
         job="encode",
         output=output,
         row_type=row_type,
-        fields={**source, **fields},
-        parts=inputs_of(samples, duplicates),
+        fields={**samples.identity, **fields},
+        parts=samples.inputs(),
         chunk_rows=config.chunk_rows,
         load=load,
         stage=stage,

@@ -24,7 +24,7 @@ from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
 from raysys.similarity.texts import text_embedder_identity
 from raysys.tables import TableView
 from raysys.tables.job import TableJob
-from raysys.tables.kept_rows import inputs_of
+from raysys.tables.representatives import Representatives
 from raysys.tables.results import Plan, Summary
 
 
@@ -64,7 +64,7 @@ _MEANS = ("n", "gs_before", "gs_after", "similarity", "changed")
 def _job(config: JobConfig) -> TableJob:
     generalize, captions = config.generalize, _captions(config)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates else None
-    parts = inputs_of(captions, duplicates)
+    parts = Representatives(captions, duplicates).inputs()
     load = CaptionRows.of(captions, CaptionFilter("en", NOT_GENERALIZED, config.which), duplicates)
     prompts = [generalize_prompt(level, "caption") for level in generalize.levels]
     sample = [generalize_prompt(level, text) for level in generalize.levels for text in load.tried(parts)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from raysys.rows import RowType
+from raysys.rows import DUPLICATES, SAMPLES, RowType
 from raysys.tables import TableView, open_table
+from raysys.tables.representatives import Representatives
 
 
 def complete(path: str, row_type: RowType | None) -> TableView:
@@ -14,3 +15,8 @@ def complete(path: str, row_type: RowType | None) -> TableView:
     if view.n_pending:
         print(f"note: {path} has {view.n_pending} pending chunks; going on with what is there", file=sys.stderr)
     return view
+
+
+def representatives(samples: str, duplicates: str | None) -> Representatives:
+    """The kept samples, or with `duplicates` those of them that stand for their cluster."""
+    return Representatives(complete(samples, SAMPLES), complete(duplicates, DUPLICATES) if duplicates else None)

@@ -18,7 +18,7 @@ from raysys.outcomes import KEPT
 from raysys.rows import DUPLICATES
 from raysys.tables.join import AlignedTable
 from raysys.tables.plan import Chunk, InputPart
-from raysys.tables.read import Part, TableView, open_table
+from raysys.tables.read import Part, TableView, open_table, version_of
 
 LEFT_OUT = "left_out"
 """Column of a join: why a kept sample is not used, `duplicate_of:<row_id>` …; null for a representative."""
@@ -116,10 +116,8 @@ class RepresentativeRows:
     @classmethod
     def of(cls, join: Representatives, columns: Sequence[str]) -> RepresentativeRows:
         """By the full paths of the tables: workers do not run in the driver's folder."""
-        views = [view for view in (join.samples, join.duplicates) if view is not None]
-        signatures = "".join(part.signature for view in views for part in view.inputs())
-        version = hashlib.sha256(signatures.encode()).hexdigest()[:16]
         duplicates = None if join.duplicates is None else join.duplicates.store.url
+        version = version_of(join.samples, join.duplicates)
         return cls(join.samples.store.url, duplicates, version, tuple(columns))
 
     def __call__(self, chunk: Chunk) -> pa.Table:

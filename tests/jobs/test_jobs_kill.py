@@ -150,7 +150,7 @@ def undisturbed_captions(folder: Path) -> list[dict]:
     for given, output in zip(CAPTIONERS, open_table(str(folder / "captions")).outputs, strict=True):
         captioner = resolve(CaptionerConfig.model_validate(given), ChecksConfig(), seed=0)
         assert output.producer == f"caption-{captioner.name}"
-        stage, samples = Caption(captioner), KeptRows.of(open_table(str(folder / "samples")), None, SOURCE_COLUMNS)
+        stage, samples = Caption(captioner), KeptRows.of(open_table(str(folder / "samples")), SOURCE_COLUMNS)
         load = Images(samples, captioner.image_size, DecodeConfig())
         # Chunk by chunk, as the job does: in other batches near ties of two words may be rounded the other way.
         rows += [row for chunk in output.chunks for row in CAPTIONS.table(stage(load(chunk))).to_pylist()]
