@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from raysys.errors import InputError
 from raysys.models import places
@@ -46,35 +44,6 @@ def part_folder(place: str | Path, part: str) -> Path:
     return folder
 
 
-def load_vae(place: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderKL:
-    """An `AutoencoderKL` in eval mode, frozen."""
-    folder = part_folder(place, "vae")
-    load = AutoencoderKL.from_pretrained
-    return ready(loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
-
-
-def load_unet(place: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> UNet2DConditionModel:
-    """A `UNet2DConditionModel` in eval mode, frozen; a trainer turns gradients on itself."""
-    folder = part_folder(place, "unet")
-    load = UNet2DConditionModel.from_pretrained
-    return ready(loaded(folder, lambda: load(folder, torch_dtype=dtype, use_safetensors=True)), device)
-
-
-def load_text_encoder(
-    place: str | Path, tokenizer: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """(tokenizer, text encoder), frozen. `tokenizer` defaults to the one beside the text encoder.
-
-    Beside means: the same zoo, the same pipeline folder, the same folder, or its sibling `tokenizer`.
-    """
-    folder = part_folder(place, "text_encoder")
-    vocabulary = part_folder(tokenizer, "tokenizer") if tokenizer else _tokenizer_beside(str(place), folder)
-    load = CLIPTextModel.from_pretrained
-    model = loaded(folder, lambda: load(folder, dtype=dtype, use_safetensors=True, local_files_only=True))
-    words = loaded(vocabulary, lambda: CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True))
-    return words, ready(model, device)
-
-
 def model_hash(folder: str | Path) -> str:
     """sha256 (hex) of what a model folder computes: names and contents of weights, configs and vocabularies.
 
@@ -86,14 +55,6 @@ def model_hash(folder: str | Path) -> str:
     if not any(f.suffix == ".safetensors" for f in files):
         raise InputError(f"model folder {root} holds no .safetensors file", "save the model with safetensors")
     return _digest(root, files)
-
-
-def text_encoder_hashes(place: str | Path, tokenizer: str | Path | None = None) -> dict[str, str]:
-    """Content hashes of a text encoder and of the tokenizer that `load_text_encoder` would take with it."""
-    folder = part_folder(place, "text_encoder")
-    words = part_folder(tokenizer, "tokenizer") if tokenizer else _tokenizer_beside(str(place), folder)
-    vocabulary = sorted(f for f in words.rglob("*") if f.is_file() and f.suffix in (".json", ".txt", ".model"))
-    return {"text_encoder_hash": model_hash(folder), "tokenizer_hash": _digest(words, vocabulary)}
 
 
 def vocabulary_folder(place: str | Path, part: str, tokenizer: str | Path | None) -> Path:

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
+from raysys.models.family import Autoencoder
 from raysys.models.pixels import images_to_pixel_values
 from raysys.models.sd.autoencoder import SdAutoencoder
 from raysys.zoo.data import IMAGE_SIZE, held_out, training_batches
@@ -161,20 +162,20 @@ def measure(vae: AutoencoderKL) -> dict[str, Any]:
     """Reconstruction on held-out images: PSNR of uint8 pixels in dB, all kinds and plain scenes; latent moments."""
     images, _ = held_out(N_MEASURED)
     scenes, _ = held_out(N_MEASURED, scenes_only=True)
-    latents = SdAutoencoder(vae).encode(images_to_pixel_values(images))
+    autoencoder = SdAutoencoder(vae)
+    latents = autoencoder.encode(images_to_pixel_values(images))
     return {
-        "psnr_db": round(psnr(images, reconstruct(vae, images)), 2),
-        "psnr_scenes_db": round(psnr(scenes, reconstruct(vae, scenes)), 2),
+        "psnr_db": round(psnr(images, reconstruct(autoencoder, images)), 2),
+        "psnr_scenes_db": round(psnr(scenes, reconstruct(autoencoder, scenes)), 2),
         "latents_mean": round(latents.mean().item(), 4),
         "latents_std": round(latents.std().item(), 4),
         "latents_abs_max": round(latents.abs().max().item(), 2),
     }
 
 
-def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+def reconstruct(autoencoder: Autoencoder, images: np.ndarray) -> np.ndarray:
     """decode(encode(images)) with the posterior's mode, 32 images at a time."""
     parts = (images_to_pixel_values(images[start : start + 32]) for start in range(0, len(images), 32))
-    autoencoder = SdAutoencoder(vae)
     return np.concatenate([autoencoder.decode(autoencoder.encode(part)) for part in parts])
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPModel, CLIPTok
 from raysys.errors import InputError
 from raysys.llm.instructions import generalize_prompt, translate_prompt
 from raysys.models import places
-from raysys.models.loading import load_text_encoder, load_vae
-from raysys.models.vae import encode_pixel_values, images_to_pixel_values
+from raysys.models.families import family
+from raysys.models.pixels import images_to_pixel_values
 from raysys.scenes import (
     FUSION_CLASSES,
     HAZARD_WORDS,
@@ -36,6 +36,7 @@ from raysys.zoo import rewriter as zoo_rewriter
 from raysys.zoo import vae as zoo_vae
 from raysys.zoo.data import held_out, held_out_scenes, left_to_right, scene_batches, training_batches
 
+SD = family("sd")
 BUILT_TOGETHER = ("vae", "text_encoder", "tokenizer", "clip")
 MEMBERS = (*BUILT_TOGETHER, "captioner", "rewriter")
 
@@ -72,9 +73,8 @@ def test_unknown_missing_and_damaged_members_are_named(tmp_path: Path) -> None:
 
 
 def test_vae_reconstructs_held_out_scenes() -> None:
-    vae = load_vae("zoo:vae")
     images, _ = held_out(48)
-    shown = zoo_vae.reconstruct(vae, images)
+    shown = zoo_vae.reconstruct(SD.load_autoencoder("zoo:vae"), images)
     assert zoo_vae.psnr(images, shown) >= 24.0
     # The right picture, not an average one: each reconstruction is nearest to its own original.
     distance = ((images[:, None].astype(float) - shown[None].astype(float)) ** 2).mean(axis=(2, 3, 4))
@@ -82,8 +82,7 @@ def test_vae_reconstructs_held_out_scenes() -> None:
 
 
 def test_latents_are_standardized() -> None:
-    vae = load_vae("zoo:vae")
-    latents = encode_pixel_values(vae, images_to_pixel_values(held_out(48)[0]))
+    latents = SD.load_autoencoder("zoo:vae").encode(images_to_pixel_values(held_out(48)[0]))
     assert latents.shape == (48, 12, 8, 8)
     assert abs(latents.mean().item()) < 0.1
     assert latents.std().item() == pytest.approx(1.0, abs=0.1)
@@ -91,7 +90,7 @@ def test_latents_are_standardized() -> None:
 
 
 def test_standardizing_the_latents_changes_no_reconstruction() -> None:
-    vae = load_vae("zoo:vae")
+    vae = SD.load_autoencoder("zoo:vae").model
     with torch.no_grad():
         vae.quant_conv.weight[:6] *= 3.0
         vae.quant_conv.bias[:12] += 0.7
@@ -125,9 +124,10 @@ def test_text_encoder_is_the_clips() -> None:
 
 
 def test_color_words_move_the_states_where_the_caption_says() -> None:
-    tokenizer, text_encoder = load_text_encoder("zoo:text_encoder")
-    ids = tokenizer(["a red circle on a blue background", "a blue circle on a red background"], return_tensors="pt")
-    pooled = torch.nn.functional.normalize(text_encoder(**ids).pooler_output, dim=-1)
+    encoder = SD.load_text_encoder("zoo:text_encoder")
+    captions = ["a red circle on a blue background", "a blue circle on a red background"]
+    ids = encoder.tokenizer(captions, return_tensors="pt")
+    pooled = torch.nn.functional.normalize(encoder.model(**ids).pooler_output, dim=-1)
     assert float(pooled[0] @ pooled[1]) < 0.95
 
 
@@ -177,8 +177,8 @@ def test_build_keeps_other_members_and_the_callers_threads(tmp_path: Path, monke
     assert {p.name for p in tmp_path.iterdir()} == {*BUILT_TOGETHER, places.MANIFEST}
     for name in BUILT_TOGETHER:
         places.path(name, tmp_path)
-    load_vae(tmp_path / "vae")
-    load_text_encoder(tmp_path / "text_encoder")
+    SD.load_autoencoder(tmp_path / "vae")
+    SD.load_text_encoder(tmp_path / "text_encoder")
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(InputError, match="cannot be built"):
