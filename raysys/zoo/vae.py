@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from raysys.models.family import Autoencoder
 from raysys.models.pixels import images_to_pixel_values
 from raysys.models.sd.autoencoder import SdAutoencoder
 from raysys.zoo.data import IMAGE_SIZE, held_out, training_batches
+from raysys.zoo.optimizer import warm_up_cosine
 
 LATENT_CHANNELS = 12
 BLOCK_OUT_CHANNELS = (16, 32, 64, 64)
@@ -127,14 +127,6 @@ def _pictures(seed: int, max_steps: int) -> Iterator[list[np.ndarray]]:
 def _random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y, x = rng.integers(0, IMAGE_SIZE - CROP_SIZE + 1, size=2)
     return image[y : y + CROP_SIZE, x : x + CROP_SIZE]
-
-
-def warm_up_cosine(step: int, max_steps: int, warm_up_steps: int) -> float:
-    """Learning-rate factor: linear from 0 over the warm-up (at most a tenth of the run), then a half cosine to 0."""
-    warm_up = min(warm_up_steps, max(1, max_steps // 10))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, max_steps - warm_up)))
 
 
 @torch.no_grad()
