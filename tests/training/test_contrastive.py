@@ -1,9 +1,9 @@
 """The training loop on a loss that couples the samples of a batch: it assumes nothing about diffusion.
 
 Every pair is a negative of every other in the global batch, so one worker's loss and gradients need the others'
-embeddings. Tolerances: workers sum in another order than one process. Over 8 steps the losses differed by 2e-7 of their
-value and the gradient norms by 5e-7; ten times that is allowed. With the negatives of the own share only the losses
-differed by 26 %, and without gradients through the others' embeddings the norms by 14 % and more.
+embeddings. Tolerances: workers sum in another order than one process. Over 8 steps the losses differed by 3e-7 of their
+value and the gradient norms by 8e-7; ten times that is allowed. With the negatives of the own share only the losses
+differed by 20 % and more, without gradients through the others' embeddings the norms by 8 % and more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tests.support.workers import run_workers
 
 STEPS, SAVED = 48, 32
 SHORT, HALF = 8, 4
-BATCH_SIZE, N_HELD_OUT = 16, 64
+BATCH_SIZE, N_HELD_OUT = 15, 60
+"""8 + 7 pairs on two workers."""
 KINDS = ("ddp", "fsdp2")
 
 
@@ -39,15 +40,13 @@ def config(**changes) -> RunConfig:
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 10},
         "log_every_steps": 1,
         "checkpoint_every_steps": SAVED,
-        "validation_every_steps": STEPS,
+        "validation_every_steps": SHORT,
         "validation_samples": N_HELD_OUT,
     }
     return RunConfig.model_validate(values | changes)
 
 
-SHORTER = {"max_steps": SHORT, "checkpoint_every_steps": HALF, "validation_every_steps": SHORT}
-UNEVEN = {"max_steps": 4, "batch_size": 7, "validation_every_steps": 4, "validation_samples": 7}
-"""4 + 3 pairs on two workers."""
+SHORTER = {"max_steps": SHORT, "checkpoint_every_steps": HALF}
 
 
 def run(
@@ -60,7 +59,7 @@ def run(
     return {
         "losses": torch.tensor([m["loss"] for m in metrics]),
         "norms": torch.tensor([m["grad_norm"] for m in metrics]),
-        "retrieval": metrics[-1]["validation_retrieval_at_1"],
+        "retrieval": [m["validation_retrieval_at_1"] for m in metrics if "validation_retrieval_at_1" in m],
         "weights": {name: whole(x.detach()) for name, x in unwrapped(finished.modules)[TOWERS].state_dict().items()},
         "average": {name: whole(x) for name, x in finished.ema.shadow.items()},
         "checkpoints": worker.checkpoints,
@@ -72,7 +71,6 @@ def _two_workers(rank: int, root: Path) -> None:
         shorter = config(parallel=kind, **SHORTER)
         found = run(root / kind, shorter, rank, 2)
         found["resumed"] = run(root / f"{kind}-b", shorter, rank, 2, load_from=found["checkpoints"][0])
-        found["uneven"] = run(root / f"{kind}-c", config(parallel=kind, **UNEVEN), rank, 2)
         torch.save(found, root / f"{kind}-{rank}.pt")
 
 
@@ -91,12 +89,6 @@ def trained(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def uneven(tmp_path_factory) -> dict:
-    """One process, on batches that two workers cannot share equally."""
-    return run(tmp_path_factory.mktemp("uneven"), config(**UNEVEN))
-
-
-@pytest.fixture(scope="module")
 def two_workers(tmp_path_factory) -> dict[str, list[dict]]:
     """{"ddp", "fsdp2"}: what each of two ranks found."""
     root = tmp_path_factory.mktemp("workers")
@@ -106,8 +98,8 @@ def two_workers(tmp_path_factory) -> dict[str, list[dict]]:
 
 def assert_close(a: dict, b: dict) -> None:
     steps = len(a["losses"])
-    torch.testing.assert_close(a["losses"], b["losses"][:steps], rtol=2e-6, atol=0)
-    torch.testing.assert_close(a["norms"], b["norms"][:steps], rtol=5e-6, atol=0)
+    torch.testing.assert_close(a["losses"], b["losses"][:steps], rtol=3e-6, atol=0)
+    torch.testing.assert_close(a["norms"], b["norms"][:steps], rtol=8e-6, atol=0)
 
 
 def assert_equal(a: dict, b: dict, start: int = 0) -> None:
@@ -123,9 +115,9 @@ def test_it_learns_to_retrieve_and_learns_nothing_from_captions_of_other_images(
         start = recipe.validate({TOWERS: towers}, Share(0, 1, BATCH_SIZE), N_HELD_OUT)["retrieval_at_1"]
     assert start <= 0.1
     assert trained["losses"][-10:].mean() < 0.5 * trained["losses"][:10].mean()
-    assert trained["retrieval"] >= 0.3
+    assert trained["retrieval"][-1] >= 0.25
     shuffled = run(tmp_path, config(), captions="other")
-    assert shuffled["retrieval"] <= 0.1
+    assert max(shuffled["retrieval"]) <= 0.1
     assert shuffled["losses"][-10:].mean() > 0.95 * torch.tensor(float(BATCH_SIZE)).log(), "that of a guess"
 
 
@@ -133,7 +125,7 @@ def test_resume_is_exact(trained, tmp_path):
     resumed = run(tmp_path, config(), load_from=trained["checkpoints"][0])
     assert len(resumed["losses"]) == STEPS - SAVED
     assert_equal(resumed, trained, start=SAVED)
-    assert resumed["retrieval"] == trained["retrieval"]
+    assert resumed["retrieval"] == trained["retrieval"][SAVED // SHORT :]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,12 +134,7 @@ def test_two_workers_follow_one_process(two_workers, trained, kind):
     assert len(ranks[0]["losses"]) == SHORT
     assert_equal(ranks[0], ranks[1])
     assert_close(ranks[0], trained)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_uneven_shares_follow_one_process(two_workers, uneven, kind):
-    assert_close(two_workers[kind][0]["uneven"], uneven)
-    assert two_workers[kind][0]["uneven"]["retrieval"] == uneven["retrieval"]
+    assert ranks[0]["retrieval"] == pytest.approx(trained["retrieval"][:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,7 +147,7 @@ def test_the_export_is_a_clip_that_retrieves_as_validated(trained, tmp_path, mon
     folder = recipe.export(lambda modules: load_weights(trained["checkpoints"][-1], modules), tmp_path / "clip")
     monkeypatch.setattr(zoo_clip, "N_MEASURED", N_HELD_OUT)
     measured = zoo_clip.measure(CLIPModel.from_pretrained(folder).eval(), recipe.tokenizer)
-    assert measured["retrieval_at_1_image_to_text"] == round(trained["retrieval"], 3)
+    assert measured["retrieval_at_1_image_to_text"] == round(trained["retrieval"][-1], 3)
 
 
 def test_parts_of_a_batch_are_refused(tmp_path):
