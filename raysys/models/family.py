@@ -23,6 +23,9 @@ from raysys.rows import StatesDtype
 if TYPE_CHECKING:  # seconds, and whoever checks a configuration needs none of it
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""The precisions of models, as configurations name them."""
+
 
 @dataclass(frozen=True)
 class Conditioning:
