@@ -26,7 +26,7 @@ from tests.support.contrastive_recipe import TOWERS, ContrastiveRecipe
 from tests.support.workers import run_workers
 
 STEPS, SAVED = 48, 32
-SHORT, HALF = 8, 4
+SHORT, HALF = 6, 3
 BATCH_SIZE, N_HELD_OUT = 15, 60
 """8 + 7 pairs on two workers."""
 KINDS = ("ddp", "fsdp2")
