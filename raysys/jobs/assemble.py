@@ -37,8 +37,10 @@ class JobConfig(Config):
         description="captions to take, as caption_id says after the row_id: original, blip2/photo … With several, each "
         "training step draws one of an image's captions; null = the only one that an image has",
     )
-    required_text_states: Place | None = Field(
-        None, description="another table of TEXT_STATES rows: only what is kept in it too, for sets of the same images"
+    required_text_states: Place | tuple[Place, ...] | None = Field(
+        None,
+        description="another table of TEXT_STATES rows, or several: only what is kept in each too, for sets of the "
+        "same images",
     )
     output: Place = Field(description="folder for the assembled set")
     keep_duplicates: bool = Field(
@@ -64,7 +66,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         "duplicates": tables.duplicates,
         "latents": tables.latents,
         **{f"text_states.{k}": view for k, view in enumerate(tables.text_states)},
-        "required_text_states": tables.required,
+        **_required_views(tables),
     }
     fields = {
         "joined_as": JOINED_AS,
@@ -93,14 +95,20 @@ def _write(config: JobConfig, tables: SetTables, folder: Path) -> dict[str, Any]
 
 
 def _tables(config: JobConfig) -> SetTables:
-    required = config.required_text_states
     return SetTables(
         samples=complete(config.samples, SAMPLES),
         duplicates=complete(config.duplicates, DUPLICATES) if config.duplicates else None,
         latents=complete(config.latents, LATENTS),
         text_states=tuple(complete(path, TEXT_STATES) for path in _several(config.text_states) or ()),
-        required=complete(required, TEXT_STATES) if required else None,
+        required=tuple(complete(path, TEXT_STATES) for path in _several(config.required_text_states) or ()),
     )
+
+
+def _required_views(tables: SetTables) -> dict[str, TableView | None]:
+    """By name; that of a single table, and of none, is the one that sets of older versions recorded."""
+    if len(tables.required) < 2:
+        return {"required_text_states": next(iter(tables.required), None)}
+    return {f"required_text_states.{k}": view for k, view in enumerate(tables.required)}
 
 
 def _several(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from raysys.config import OPERATIONAL, Config, Place
 from raysys.errors import InputError
 from raysys.latents.crop import Size, nearest_size, resize_cover
 from raysys.models.families import FamilyName, family
-from raysys.models.loading import DTYPES
+from raysys.models.family import DTYPES
 from raysys.models.pixels import images_to_pixel_values
 from raysys.rows import StatesDtype, array_to_bytes, fits
 from raysys.sampling.noise import initial_noise

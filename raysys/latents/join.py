@@ -26,14 +26,14 @@ class SetTables:
 
     duplicates: None = every kept sample is its own representative.
     text_states: one table or several; an image may have several captions, in one table or over all.
-    required: an image must also have a caption kept here, for sets of the same images with other captions.
+    required: an image must also have a caption kept in each, for sets of the same images with other captions.
     """
 
     samples: TableView
     duplicates: TableView | None
     latents: TableView
     text_states: tuple[TableView, ...]
-    required: TableView | None = None
+    required: tuple[TableView, ...] = ()
 
 
 def encoders_of(tables: SetTables) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class _Join:
         self.duplicates = None if tables.duplicates is None else AlignedTable(tables.duplicates)
         self.latents = AlignedTable(tables.latents)
         self.text_states = [AlignedTable(view) for view in tables.text_states]
-        self.required = None if tables.required is None else AlignedTable(tables.required)
+        self.required = [AlignedTable(view) for view in tables.required]
 
     def rows_of(self, part: Any) -> list[dict[str, Any]]:
         latents = self.latents.rows_of(part)
@@ -86,14 +86,15 @@ class _Join:
         for table in self.text_states:
             for row_id, rows in table.all_rows_of(part).items():
                 captions.setdefault(row_id, []).extend(rows)
-        required = None if self.required is None else self.required.all_rows_of(part, ["outcome", "reason"])
+        required = [table.all_rows_of(part, ["outcome", "reason"]) for table in self.required]
         found = []
         for base, copies in self._representatives(part):
             row_id = base["row_id"]
             if "outcome" not in base:
                 base |= self._arrays(latents.get(row_id), captions.get(row_id, []))
-            if base["outcome"] == KEPT and required is not None:
-                base = _without_arrays(base, _fate_of("required_text_states", required.get(row_id, [])))
+            for others in required:
+                if base["outcome"] == KEPT:
+                    base = _without_arrays(base, _fate_of("required_text_states", others.get(row_id, [])))
             found += [{**base, "copy": i} for i in range(copies if base["outcome"] == KEPT else 1)]
         return found
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Generator
 from raysys.llm.folder import model_folder, read_config
+from raysys.models.loading import model_hash
 
 Engine = Literal["vllm", "transformers", "openai"]
 
@@ -126,8 +127,6 @@ def _folder_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hash(folder: Path, version: tuple[tuple[str, int, int], ...]) -> str:
-    from raysys.models.loading import model_hash  # imports torch, which workers need not wait for
-
     digest = hashlib.sha256(model_hash(folder).encode())
     for file in sorted(f for f in folder.rglob("*") if f.suffix in (".jinja", ".py")):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content := file.read_bytes())}\0".encode())

@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from raysys.errors import InputError
-from raysys.models.family import Family, Pipeline
-from raysys.models.loading import DTYPES, PIPELINE_INDEX
+from raysys.models.family import DTYPES, Family, Pipeline
+from raysys.models.loading import PIPELINE_INDEX
 from raysys.models.sd.config import SdDenoiserConfig
 
 FAMILIES = {"sd": "raysys.models.sd.family"}

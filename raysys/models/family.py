@@ -12,14 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from raysys.models.schedule import NoiseScheduleConfig
 from raysys.rows import StatesDtype
+
+if TYPE_CHECKING:  # seconds, and whoever checks a configuration needs none of it
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""The precisions of models, as configurations name them."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from safetensors import SafetensorError
 
 from raysys.errors import InputError
 from raysys.models import places
 
-M, L = TypeVar("M", bound=torch.nn.Module), TypeVar("L")
+if TYPE_CHECKING:  # hashing needs none of it
+    import torch
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+M, L = TypeVar("M", bound="torch.nn.Module"), TypeVar("L")
 
 PIPELINE_INDEX = "model_index.json"
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")

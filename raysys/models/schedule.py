@@ -1,17 +1,24 @@
-"""Noise schedules: from a config or a saved file to the training scheduler (DDPM) and the sampler (DPM-Solver++)."""
+"""Noise schedules: from a config or a saved file to the training scheduler (DDPM) and the sampler (DPM-Solver++).
+
+diffusers is imported where a scheduler is made: it takes seconds, and checking a configuration needs none of it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from pydantic import Field, model_validator
 
 from raysys.config import Config
 from raysys.errors import InputError
 from raysys.models.loading import loaded, part_folder
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+SCHEDULER_CONFIG = "scheduler_config.json"
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -50,6 +57,8 @@ def build_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
     Latents are not pixels, so predictions are not clipped. Samplers derived from it take `trailing` timesteps: they
     start at t = T − 1, where training ends; `leading` starts below it and leaves signal (Lin et al. 2023, §3.3).
     """
+    from diffusers import DDPMScheduler
+
     return DDPMScheduler(
         num_train_timesteps=config.num_train_timesteps,
         beta_start=config.beta_start,
@@ -70,6 +79,8 @@ def load_noise_scheduler(place: str | Path) -> DDPMScheduler:
     `trailing`: diffusers would fill in `leading`, which starts Stable Diffusion 2.1 at t = 941 instead of 999.
     InputError: no schedule lies there, or it is damaged.
     """
+    from diffusers import DDPMScheduler
+
     folder = _scheduler_folder(place)
     config = loaded(folder, lambda: DDPMScheduler.load_config(folder))
     spacing = config.get("timestep_spacing") or "trailing"
@@ -79,7 +90,7 @@ def load_noise_scheduler(place: str | Path) -> DDPMScheduler:
 def _scheduler_folder(place: str | Path) -> Path:
     folder = part_folder(place, "scheduler")
     for candidate in (folder, folder.parent / "scheduler"):
-        if (candidate / DDPMScheduler.config_name).is_file():
+        if (candidate / SCHEDULER_CONFIG).is_file():
             return candidate
     raise InputError(f"no noise schedule in {folder} or beside it", "name a pipeline folder, or give noise_schedule")
 
@@ -90,6 +101,8 @@ def build_sampler(noise_scheduler: SchedulerMixin) -> DPMSolverMultistepSchedule
     β, prediction type and timestep spacing are taken over; the solver is always the deterministic second-order
     multistep one. Fresh per call, because a multistep scheduler carries state from one image to the next.
     """
+    from diffusers import DPMSolverMultistepScheduler
+
     config = dict(noise_scheduler.config)
     taken = (
         "num_train_timesteps",

@@ -12,6 +12,7 @@ import numpy as np
 
 from raysys.errors import InputError
 from raysys.models import places
+from raysys.models.loading import model_hash
 
 BATCH_SIZE = 64
 WORDS = "words"
@@ -76,8 +77,6 @@ def text_embedder_identity(place: str | None) -> str | None:
     """
     if place is None or place == WORDS:
         return place
-    from raysys.models.loading import model_hash  # the words need none of it
-
     return model_hash(_folder(place))
 
 

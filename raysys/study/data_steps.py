@@ -128,7 +128,9 @@ def set_steps(shared: Shared) -> list[Step]:
 
 def _set_step(shared: Shared, model: ModelConfig) -> Step:
     at = shared.at
-    others = [kind for kind in shared.config.data.required_captions if kind not in model.kinds]
+    required = shared.config.data.required_captions
+    # Of several captions that it learns one is enough for a row; a single one the row must have anyway.
+    others = [kind for kind in once(required) if [kind] != list(model.kinds)]
     config = _set_config(
         shared,
         samples=at.samples("train"),

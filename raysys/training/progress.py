@@ -56,7 +56,7 @@ class Window:
             **means,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
-            "images_per_second": self.steps * self.batch_size / seconds,
+            "samples_per_second": self.steps * self.batch_size / seconds,
             "seconds_per_step": seconds / self.steps,
             "data_wait_share": wait / seconds,
             "eta_seconds": (self.max_steps - step) * seconds / self.steps,

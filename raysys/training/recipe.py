@@ -99,6 +99,8 @@ class Recipe(Protocol):
 
         `positions` are the samples' places in the sequence of all samples. Called under autocast where the precision
         asks for it, with torch's global generator seeded for this step and worker (dropout inside modules).
+        Every worker calls it equally often, so it may exchange tensors with the others (negatives of a contrastive
+        loss). A loss that couples the samples of a batch must refuse a part of one, which micro steps would give it.
         """
 
     def validate(self, modules: Modules, share: Share, n_samples: int) -> dict[str, float]:

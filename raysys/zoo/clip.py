@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig as VisionConfig
 
 from raysys.models.pixels import images_to_pixel_values
 from raysys.zoo.data import IMAGE_SIZE, held_out, training_batches
-from raysys.zoo.vae import warm_up_cosine
+from raysys.zoo.optimizer import warm_up_cosine
 
 MAX_LENGTH = 48
 """Tokens, start and end included: the longest scene caption has about 35, and a joined class name must fit too."""

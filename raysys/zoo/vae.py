@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
+from raysys.models.family import Autoencoder
 from raysys.models.pixels import images_to_pixel_values
 from raysys.models.sd.autoencoder import SdAutoencoder
 from raysys.zoo.data import IMAGE_SIZE, held_out, training_batches
+from raysys.zoo.optimizer import warm_up_cosine
 
 LATENT_CHANNELS = 12
 BLOCK_OUT_CHANNELS = (16, 32, 64, 64)
@@ -128,14 +129,6 @@ def _random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[y : y + CROP_SIZE, x : x + CROP_SIZE]
 
 
-def warm_up_cosine(step: int, max_steps: int, warm_up_steps: int) -> float:
-    """Learning-rate factor: linear from 0 over the warm-up (at most a tenth of the run), then a half cosine to 0."""
-    warm_up = min(warm_up_steps, max(1, max_steps // 10))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, max_steps - warm_up)))
-
-
 @torch.no_grad()
 def standardize_latents(vae: AutoencoderKL, pixel_values: torch.Tensor) -> None:
     """Give every latent channel mean 0 and the same spread, by folding an affine map into the two 1×1 convolutions.
@@ -161,20 +154,20 @@ def measure(vae: AutoencoderKL) -> dict[str, Any]:
     """Reconstruction on held-out images: PSNR of uint8 pixels in dB, all kinds and plain scenes; latent moments."""
     images, _ = held_out(N_MEASURED)
     scenes, _ = held_out(N_MEASURED, scenes_only=True)
-    latents = SdAutoencoder(vae).encode(images_to_pixel_values(images))
+    autoencoder = SdAutoencoder(vae)
+    latents = autoencoder.encode(images_to_pixel_values(images))
     return {
-        "psnr_db": round(psnr(images, reconstruct(vae, images)), 2),
-        "psnr_scenes_db": round(psnr(scenes, reconstruct(vae, scenes)), 2),
+        "psnr_db": round(psnr(images, reconstruct(autoencoder, images)), 2),
+        "psnr_scenes_db": round(psnr(scenes, reconstruct(autoencoder, scenes)), 2),
         "latents_mean": round(latents.mean().item(), 4),
         "latents_std": round(latents.std().item(), 4),
         "latents_abs_max": round(latents.abs().max().item(), 2),
     }
 
 
-def reconstruct(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+def reconstruct(autoencoder: Autoencoder, images: np.ndarray) -> np.ndarray:
     """decode(encode(images)) with the posterior's mode, 32 images at a time."""
     parts = (images_to_pixel_values(images[start : start + 32]) for start in range(0, len(images), 32))
-    autoencoder = SdAutoencoder(vae)
     return np.concatenate([autoencoder.decode(autoencoder.encode(part)) for part in parts])
 
 

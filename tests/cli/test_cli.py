@@ -141,6 +141,19 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert all(name.split()[0] in out for name in FROZEN)
 
 
+def test_configurations_are_checked_without_ray_and_model_libraries() -> None:
+    """`raysys JOB --help`, a dry run and a submission load configurations, and wait for what that imports."""
+    code = (
+        "import sys\n"
+        "from raysys.config import load\n"
+        "from raysys.jobs import JOBS\n"
+        "for job in JOBS.values(): load(job.load().JobConfig, job.packaged_config('demo'))\n"
+        "print(sorted({'ray', 'diffusers', 'transformers', 'vllm', 'spacy', 'faiss'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "[]\n"
+
+
 def test_job_help_teaches_every_key_and_how_to_resume(fake_job, capsys) -> None:
     assert run_cli("fake", "--help") == 0
     out = capsys.readouterr().out

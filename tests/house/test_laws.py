@@ -39,6 +39,11 @@ EDGE_MODULES = {
 }
 """Heavy optional libraries: the one module that may import each of them, inside a function; None = not used yet."""
 
+MODEL_CLASSES = re.compile(r"UNet2D\w*|AutoencoderKL\w*|CLIP[A-Z][a-z]\w*|StableDiffusion\w+")
+MODEL_FOLDERS = ("raysys/models/sd/", "raysys/zoo/", "raysys/similarity/")
+"""Architectures of diffusers and transformers, and where they may be named: a model family, the builders of the
+shipped models, and the embedding models. Everything else speaks raysys/models/family.py."""
+
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_JOB_LINES = 120
@@ -105,6 +110,40 @@ def test_heavy_libraries_enter_lazily_at_one_edge(library: str) -> None:
         assert relative(path) == EDGE_MODULES[library]
         at_import = [node for node in tree.body if node in used]
         assert not at_import, f"{relative(path)}:{at_import[0].lineno} imports {library} when the module loads"
+
+
+def names_of(tree: ast.AST) -> list[tuple[str, int]]:
+    """Every name that code uses, assigns or imports, also under another name, with its line. Strings do not count."""
+    found: list[tuple[str, int]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.append((node.id, node.lineno))
+        elif isinstance(node, ast.Attribute):
+            found.append((node.attr, node.lineno))
+        elif isinstance(node, ast.alias):
+            found += [(part, node.lineno) for part in node.name.split(".")]
+    return found
+
+
+def test_architectures_are_named_by_their_family_only() -> None:
+    offenders = [
+        f"{relative(path)}:{line} names {name}"
+        for path in sources()
+        if not relative(path).startswith(MODEL_FOLDERS)
+        for name, line in names_of(ast.parse(path.read_text()))
+        if MODEL_CLASSES.fullmatch(name)
+    ]
+    assert offenders == []
+
+
+def test_the_scan_of_names_sees_imports_in_functions_and_attributes() -> None:
+    source = """
+def f(x):
+    from transformers import CLIPModel as M
+    return diffusers.UNet2DConditionModel.from_pretrained(x)
+"""
+    found = {name for name, _ in names_of(ast.parse(source)) if MODEL_CLASSES.fullmatch(name)}
+    assert found == {"CLIPModel", "UNet2DConditionModel"}
 
 
 def test_rooms_import_only_what_stands_before_them() -> None:

@@ -131,6 +131,18 @@ def test_the_set_says_which_encoders_made_it(tables, tmp_path):
         run(tables | {"text_states": (first, other), "which": ("original", "blip2/photo")}, on_change="recompute")
 
 
+def test_several_tables_may_be_required(tables, tmp_path):
+    """An image needs a kept caption in each of them."""
+    photo = states(tmp_path / "photo", tables["samples"], "photo", without=("a",))
+    general = states(tmp_path / "general", tables["samples"], "general", without=("b",))
+    run(tables | {"required_text_states": (photo, general)})
+    assert captions(tables["output"]) == {"c": "encoded c"}
+    rejections = {"no_required_text_states": 2}
+    assert read_manifest(tables["output"])["rows"] == {"in": 3, "kept": 1, "rejected": rejections, "error": {}}
+    with pytest.raises(InputError, match=r"inputs\.required_text_states"):
+        run(tables | {"required_text_states": photo})
+
+
 def test_sets_with_different_captions_hold_the_same_images(tables, tmp_path):
     """A caption that was rejected for one model takes the image out of both sets, and is counted in both."""
     general = states(tmp_path / "general", tables["samples"], "general", without=("b",))

@@ -88,6 +88,24 @@ def test_images_are_the_same_where_captions_are_required():
     assert free["assemble original"].config.required_text_states is None
 
 
+def test_any_number_of_captions_may_be_required():
+    """Failed before: with more than two the plan was refused, and a model of several captions required none of them."""
+    required = ["original", "scenes/photo", GENERAL]
+    models = {"a": {}, "b": {"captions": GENERAL}, "c": {"captions": ["original", GENERAL]}}
+    steps = plan(models, data={**CAPTIONS, "required_captions": required})
+    of = {
+        kind: steps["encode train" if kind == "original" else f"encode {kind}"].config.text_states for kind in required
+    }
+    found = {name: steps[f"assemble {name}"] for name in ("original", GENERAL, f"original, {GENERAL}")}
+    assert [step.config.required_text_states for step in found.values()] == [
+        (of["scenes/photo"], of[GENERAL]),
+        (of["original"], of["scenes/photo"]),
+        tuple(of[kind] for kind in required),  # one of its own two would do for a row
+    ]
+    for step in found.values():
+        assert {"encode train", "encode scenes/photo", f"encode {GENERAL}"} <= set(step.needs)
+
+
 def test_a_model_may_learn_several_captions_of_an_image():
     steps = plan({"a": {}, "b": {"captions": ["original", GENERAL]}}, data=CAPTIONS)
     several = steps[f"assemble original, {GENERAL}"]

@@ -95,10 +95,10 @@ def test_it_learns_and_reports(tmp_path):
     assert [c.name for c in worker.checkpoints] == ["step-00000100", "step-00000150"]
     assert metrics[-1] == finished.metrics
     assert set(metrics[-1]) == {
-        "step", "loss", "largest", "learning_rate", "grad_norm", "images_per_second", "seconds_per_step",
+        "step", "loss", "largest", "learning_rate", "grad_norm", "samples_per_second", "seconds_per_step",
         "data_wait_share", "eta_seconds",
     }  # fmt: skip
-    assert metrics[-1]["images_per_second"] * metrics[-1]["seconds_per_step"] == pytest.approx(4)
+    assert metrics[-1]["samples_per_second"] * metrics[-1]["seconds_per_step"] == pytest.approx(4)
     assert metrics[-1]["eta_seconds"] == 0
 
 

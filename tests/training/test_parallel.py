@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from raysys.training.checkpoint import load_weights
 from raysys.training.loop import Finished, fit
@@ -20,6 +18,7 @@ from raysys.training.parallel import unwrapped, whole
 from raysys.training.run_config import RunConfig
 from raysys.training.worker import LocalWorker, Request
 from tests.support.toy_recipe import ToyRecipe
+from tests.support.workers import run_workers
 
 STEPS = 50
 KINDS = ("ddp", "fsdp2")
@@ -65,7 +64,6 @@ def _state(finished: Finished) -> dict[str, torch.Tensor]:
 
 
 def _two_workers(rank: int, root: Path) -> None:
-    _join(rank, 2, root)
     for kind in KINDS:
         found = run(root / kind, config(parallel=kind), rank, 2)
         found["resumed"] = run(root / f"{kind}-b", config(parallel=kind), rank, 2, load_from=found["checkpoints"][0])
@@ -76,22 +74,13 @@ def _two_workers(rank: int, root: Path) -> None:
         request = lambda: Request.STOP if rank == 1 else Request.NOTHING  # noqa: E731
         found["stopped"] = run(root / f"{kind}-e", config(parallel=kind), rank, 2, request=request)
         torch.save(found, root / f"{kind}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 def _three_workers(rank: int, root: Path) -> None:
-    _join(rank, 3, root)
     start = root / "fsdp2/step-00000020"
     found = {"resumed": run(root / "three", config(parallel="fsdp2"), rank, 3, load_from=start)}
     found |= {kind: run(root / f"three-{kind}", config(parallel=kind, **UNEVEN), rank, 3) for kind in KINDS}
     torch.save(found, root / f"three-{rank}.pt")
-    dist.destroy_process_group()
-
-
-def _join(rank: int, world_size: int, root: Path) -> None:
-    torch.set_num_threads(1)
-    address = f"file://{root}/rendezvous-{world_size}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +90,8 @@ def runs(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("parallel")
     found = {"root": root, "one": run(root / "one", config()), "uneven": run(root / "uneven", config(**UNEVEN))}
-    for worker, n in ((_two_workers, 2), (_three_workers, 3)):
-        spawn(worker, (root,), nprocs=n)
+    run_workers(_two_workers, 2, root)
+    run_workers(_three_workers, 3, root)
     for kind in KINDS:
         found[kind] = [torch.load(root / f"{kind}-{rank}.pt", weights_only=False) for rank in (0, 1)]
     found["three"] = [torch.load(root / f"three-{rank}.pt", weights_only=False) for rank in (0, 1, 2)]

@@ -37,7 +37,6 @@ from raysys.zoo import vae as zoo_vae
 from raysys.zoo.data import held_out, held_out_scenes, left_to_right, scene_batches, training_batches
 
 SD = family("sd")
-
 BUILT_TOGETHER = ("vae", "text_encoder", "tokenizer", "clip")
 MEMBERS = (*BUILT_TOGETHER, "captioner", "rewriter")
 
@@ -74,9 +73,8 @@ def test_unknown_missing_and_damaged_members_are_named(tmp_path: Path) -> None:
 
 
 def test_vae_reconstructs_held_out_scenes() -> None:
-    vae = SD.load_autoencoder("zoo:vae").model
     images, _ = held_out(48)
-    shown = zoo_vae.reconstruct(vae, images)
+    shown = zoo_vae.reconstruct(SD.load_autoencoder("zoo:vae"), images)
     assert zoo_vae.psnr(images, shown) >= 24.0
     # The right picture, not an average one: each reconstruction is nearest to its own original.
     distance = ((images[:, None].astype(float) - shown[None].astype(float)) ** 2).mean(axis=(2, 3, 4))
@@ -127,8 +125,8 @@ def test_text_encoder_is_the_clips() -> None:
 
 def test_color_words_move_the_states_where_the_caption_says() -> None:
     encoder = SD.load_text_encoder("zoo:text_encoder")
-    words = ["a red circle on a blue background", "a blue circle on a red background"]
-    ids = encoder.tokenizer(words, return_tensors="pt")
+    captions = ["a red circle on a blue background", "a blue circle on a red background"]
+    ids = encoder.tokenizer(captions, return_tensors="pt")
     pooled = torch.nn.functional.normalize(encoder.model(**ids).pooler_output, dim=-1)
     assert float(pooled[0] @ pooled[1]) < 0.95
 
