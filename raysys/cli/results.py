@@ -90,7 +90,7 @@ def _sentence(step: TableSummary | FolderSummary) -> str:
     return f"{producer}: {done}, {rows['in']:,} rows: kept {rows['kept']:,}, {fates}: {step.output}"
 
 
-_IDLE = {"nothing to do": "nothing to do", "kept": "kept as it is, made from something else"}
+_IDLE = {"nothing to do": "nothing to do", "kept": "kept as it is, made from other settings or inputs"}
 
 
 def _sum(counts: Mapping[str, int]) -> int:

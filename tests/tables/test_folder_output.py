@@ -188,7 +188,7 @@ def test_an_older_result_is_moved_aside_again_and_again(tmp_path):
 def test_object_stores_are_not_moved(tmp_path):
     out = output(f"memory://{tmp_path}/aside")
     out.begin()
-    with pytest.raises(InputError, match="not moved"):
+    with pytest.raises(InputError, match="cannot be moved aside"):
         output(f"memory://{tmp_path}/aside", 1, on_change="recompute").begin()
 
 
