@@ -13,9 +13,9 @@ from raysys.replication.compare import ProgressFn
 def terminal_progress(
     show: Collection[str] = ("describe", "search", "background"),
 ) -> Iterator[ProgressFn]:
-    """A progress callback that shows one line with rate and ETA per stage (`show`: first words of stage names)."""
+    """A progress callback that shows one line with rate and ETA per stage. show: first words of the stages to show."""
     open_lines: dict[str, Progress] = {}
-    finished: set[str] = set()  # a stage may report its end twice: after its last full batch, and at its end
+    finished: set[str] = set()  # a stage may report its end twice: after its last full batch and when it is done
 
     def report(stage: str, done: int, total: int) -> None:
         if stage.split()[0] not in show:
