@@ -60,5 +60,5 @@ EMBEDDED = Thresholds(
     ),
 )
 """Measured on 20 million pairs of scenes: 2,000 against 10,000 others (64 px). Fraction of the 2,000 whose nearest
-scene has a similarity of at least 0.9: 0.05 % among 64, 0.4 % among 1,000, 2.7 % among 10,000; of at least 0.5: 22 %, 72 %,
-96 %. Checked by tests/similarity/test_thresholds.py."""
+scene has a similarity of at least 0.9: 0.05 % among 64, 0.4 % among 1,000, 2.7 % among 10,000; of at least 0.5: 22 %,
+72 %, 96 %. Checked by tests/similarity/test_thresholds.py."""
