@@ -1,4 +1,4 @@
-"""Printing plans and summaries: what a command says of the work it would do, or did."""
+"""Print plans and summaries: what a command would do, or has done."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.table import Table
 from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary, TablePlan, TableSummary
 
 PLAIN_WIDTH = 120
-"""Width of a log line, where there is no terminal."""
+"""Line width if the output is not a terminal."""
 
 _MANY = 4
-"""From so many steps on, a plan is one table with a line per step."""
+"""With at least this many steps, a plan is printed as one table with a line per step."""
 
 
 def show(result: Any, out: TextIO | None = None, notes: TextIO | None = None) -> None:
-    """Print what `run` of a job returned: results to `out` (standard output), remarks to `notes` (standard error)."""
+    """Print the result of a job's `run`: results to `out` (standard output), remarks to `notes` (standard error)."""
     if isinstance(result, Plan):
         _show_plan(result, _console(out))
     elif isinstance(result, Summary):
@@ -126,7 +126,7 @@ def _cell(value: Any) -> str:
 
 
 def _console(out: TextIO | None) -> Console:
-    """Plain aligned text in a pipe or a log; nothing in a path is taken for markup."""
+    """A console that prints plain aligned text in a pipe or a log and does not interpret markup."""
     console = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
     return (
         console
