@@ -1,4 +1,4 @@
-"""raysys: text-to-image models that are license-clean, do not copy their training images, and prove it. Runs on Ray.
+"""raysys: license-clean text-to-image models that do not copy their training images, with measurements. Runs on Ray.
 
 For notebooks and scripts, without a cluster:
 
@@ -10,7 +10,7 @@ For notebooks and scripts, without a cluster:
     raysys.generate("runs/demo/models/baseline/pipeline", ["a red circle"], seed=0)     # images of prompts
     raysys.load_pipeline("runs/demo/models/baseline/pipeline")                          # the parts of a model
 
-Each name is imported when it is first used: `import raysys` alone loads no torch, no Ray and no Arrow.
+Each name is imported when it is first used: `import raysys` itself does not import torch, Ray or Arrow.
 """
 
 from __future__ import annotations

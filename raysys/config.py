@@ -27,23 +27,24 @@ class _Operational:
 
 
 OPERATIONAL = _Operational()
-"""Marks a field that changes how a job runs but not what it computes: `log_every_steps: Annotated[int, OPERATIONAL]`.
-Paths are operational too, see `Place`."""
+"""Marks a field that changes how a job runs but not its results: `log_every_steps: Annotated[int, OPERATIONAL]`.
+Paths are operational, too, see `Place`."""
 
 Place = Annotated[str, OPERATIONAL]
-"""A path or URL: `samples: Place`, `duplicates: Place | None`. A job's identity holds the contents that it leads to."""
+"""A path or URL: `samples: Place`, `duplicates: Place | None`. A job's identity has the contents there instead."""
 
 
 class Config(BaseModel):
-    """Base of every config object: immutable, unknown keys refused, no silent "3" → 3. Document fields with Field()."""
+    """Base class of configurations: immutable, rejects unknown keys, does not convert "3" to 3. Document fields with
+    Field()."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
 
     operational: ClassVar[bool] = False
-    """Set on a class whose every field is OPERATIONAL (cluster settings)."""
+    """Set on a class if all of its fields are OPERATIONAL (cluster settings)."""
 
     def identity(self) -> dict[str, Any]:
-        """The fields that change the result, JSON-able and nested like the config: what fingerprints are made of."""
+        """The fields that change the result, nested like the config and JSON-serializable; used for fingerprints."""
         found = {}
         for name, info in type(self).model_fields.items():
             if not is_operational(info):
@@ -52,14 +53,14 @@ class Config(BaseModel):
 
 
 def is_operational(info: FieldInfo) -> bool:
-    """Whether a field of a config is left out of its identity: marked so, a place, or a section of a class that is."""
+    """Whether a field is not part of the identity: it is marked, a `Place`, or a section of an operational class."""
     if OPERATIONAL in info.metadata or getattr(_model_in(info.annotation), "operational", False):
         return True
     return _holds_the_mark(info.annotation)
 
 
 def _holds_the_mark(annotation: Any) -> bool:
-    """OPERATIONAL inside `Place | None`, `tuple[Place, ...]`."""
+    """Whether OPERATIONAL occurs in the annotation, also inside `Place | None`, `tuple[Place, ...]`."""
     if get_origin(annotation) is Annotated:
         return OPERATIONAL in annotation.__metadata__
     return any(_holds_the_mark(arg) for arg in get_args(annotation))
@@ -81,7 +82,7 @@ C = TypeVar("C", bound=Config)
 def load(cls: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
     """Read `path` (YAML; None = defaults only), apply `a.b=value` overrides (YAML values), validate as `cls`.
 
-    Raises InputError listing every unknown key and wrong value with file, key, value and what is allowed.
+    Raises InputError that lists every unknown key and wrong value with file, key, value and what is allowed.
     """
     data = {} if path is None else read_yaml(path)
     origin = str(path) if path is not None else "defaults"
@@ -92,11 +93,11 @@ def load(cls: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -
 
 
 def validate(cls: type[C], data: dict[str, Any], origin: str, overridden: Sequence[str] | set[str] = ()) -> C:
-    """`data` as a `cls`; `origin` names the file in messages, `overridden` the keys that came from the command line."""
+    """Validate `data` as `cls`. origin: name of the file in messages. overridden: keys from the command line."""
     try:
         return cls.model_validate(data)
     except ValidationError as exc:
-        # A list with a mistake in it is also reported as too short: one mistake, said where it is.
+        # pydantic also reports a list with an invalid item as too short: report the mistake only once.
         places = [e["loc"] for e in exc.errors()]
         inner = [e for e in exc.errors() if not any(p[: len(e["loc"])] == e["loc"] != p for p in places)]
         lines = [_explain(cls, e, origin, set(overridden)) for e in inner]
@@ -105,12 +106,12 @@ def validate(cls: type[C], data: dict[str, Any], origin: str, overridden: Sequen
 
 
 def dump(config: Config) -> str:
-    """The resolved config as YAML, as it is saved in the run folder."""
+    """The resolved config as YAML, as saved in the run folder."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping from a file; InputError when it is missing, not YAML or not a mapping."""
+    """A YAML mapping from a file. Raises InputError if it is missing, not YAML or not a mapping."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"config file {path} does not exist", "give the path of a YAML file with --config")
@@ -171,7 +172,7 @@ def _explain(cls: type[BaseModel], error: dict[str, Any], origin: str, overridde
         close = difflib.get_close_matches(loc[-1], allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{place}: {key}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}"
-    unsaid = error["type"] == "missing" or isinstance(error["input"], dict)  # a whole section says nothing
+    unsaid = error["type"] == "missing" or isinstance(error["input"], dict)  # do not print whole sections
     value = "" if unsaid else f" = {error['input']!r}"
     return f"{place}: {key}{value}: {error['msg']}"
 

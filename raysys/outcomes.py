@@ -1,7 +1,7 @@
 """The fate of every work item: kept, rejected(reason) or error(stage, reason, detail).
 
-Rejected = the input is bad and a rerun would say the same. Error = our failure; `raysys retry` redoes it.
-Law, checked after each run: n_items = kept + rejected + error.
+Rejected: the input is bad, and a rerun would give the same. Error: a failure of raysys; `raysys retry` redoes it.
+Checked after each run: n_items = kept + rejected + error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ERROR = "error"
 OUTCOMES = (KEPT, REJECTED, ERROR)
 
 DETAIL_MAX_CHARS = 500
-"""Longer details are cut: they are read by people, and a decoder may dump a page of text."""
+"""Longer details are truncated, because decoders may print pages of text."""
 
 
 def kept() -> dict[str, str | None]:
@@ -31,7 +31,7 @@ def rejected(reason: str, detail: object = None) -> dict[str, str | None]:
 
 
 def error(stage: str, reason: str, detail: object = None) -> dict[str, str | None]:
-    """The fate columns of a row that failed though its input may be good: it can be retried."""
+    """The fate columns of a row that failed although its input may be good: it can be retried."""
     return {"outcome": ERROR, "stage": stage, "reason": reason, "detail": _clip(detail)}
 
 
@@ -54,7 +54,7 @@ def reason_group(reason: str | None) -> str:
 
 @dataclass
 class Counts:
-    """How many items ended in each fate. Counts of chunks can be added; `as_dict` is the form of summary.json."""
+    """The number of items per fate. `merge` adds the counts of chunks; `as_dict` is the format of summary.json."""
 
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)

@@ -1,8 +1,8 @@
-"""How far a stage is: one live line on a terminal, a line every few seconds in a log, JSON records for plots.
+"""Progress of a stage: one live line on a terminal, a line every few seconds in a log, JSON records for plots.
 
     ingest  1,024/4,096 rows  25 %  312 rows/s  ETA 0:09  rejected 3 error 0
 
-Several stages may report at once (the demo trains two models together): they share the terminal's one live line.
+Several stages may report at once (the demo trains two models together); they share the terminal's live line.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ LIVE_INTERVAL_S = 0.2
 """Seconds between two redraws of the live line."""
 
 RATE_WINDOW_S = 30.0
-"""The rate is measured over this time, so that a slow start (model loading) does not distort the ETA."""
+"""The rate is measured over this window, so that a slow start (model loading) does not distort the ETA."""
 
 ETA_MIN_ELAPSED_S = 1.0
-"""No rate and no ETA are shown before this: one fast first batch says little."""
+"""Rate and ETA are not shown earlier, because a single fast first batch is not representative."""
 
 
 class Progress:
@@ -38,13 +38,13 @@ class Progress:
 
     Args:
         stage: name shown first, e.g. "ingest".
-        total: number of items, None when unknown (then neither percentage nor ETA).
+        total: number of items; None if unknown (then no percentage and no ETA are shown).
         unit: plural name of an item: "rows", "steps", "images".
-        interval_s: seconds between log lines (not a terminal) and between JSON records.
+        interval_s: seconds between log lines (if not on a terminal) and between JSON records.
         metrics: append one JSON object per interval, and one at the end, to this file.
-        start: items already done by an earlier run; they count in `done` but not in the rate.
-        stream: where lines go (standard error by default, so that standard output stays usable in pipes).
-        clock_s: monotonic clock in seconds; tests pass their own.
+        start: items done by an earlier run; they are included in `done` but not in the rate.
+        stream: output of the lines (default: standard error, so that standard output can be piped).
+        clock_s: monotonic clock in seconds, for tests.
     """
 
     def __init__(
@@ -75,10 +75,9 @@ class Progress:
     def update(
         self, done: int, counts: Counts | None = None, sums: Mapping[str, float] | None = None, **extra: Any
     ) -> None:
-        """Report `done` items in total, not since the last call. `extra` values are shown and recorded, e.g.
-        loss=0.12.
+        """Report the total number of items done so far. `extra` values, e.g. loss=0.12, are shown and recorded.
 
-        sums: totals so far of other things, e.g. {"completion_tokens": 512}, shown and recorded per second.
+        sums: other totals so far, e.g. {"completion_tokens": 512}; shown and recorded per second.
         """
         with self._lock:
             if self._closed:
@@ -88,7 +87,7 @@ class Progress:
             self._counts = counts if counts is not None else self._counts
             self._sums = dict(sums or {})
             self._window.append((now_s, done, self._sums))
-            # Keep one sample older than the window: it is the one the rate is measured from.
+            # Keep one sample older than the window, because the rate is measured from it.
             while len(self._window) > 2 and self._window[1][0] <= now_s - RATE_WINDOW_S:
                 self._window.popleft()
             if now_s - self._recorded_s >= self.interval_s:
@@ -98,7 +97,7 @@ class Progress:
                 self._show(self.line())
 
     def close(self, status: str = "done") -> None:
-        """Print the last line with the time taken, write the last record. Closing twice does nothing."""
+        """Print the last line with the time taken and write the last record. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -119,7 +118,7 @@ class Progress:
 
     @property
     def rate(self) -> float | None:
-        """Items per second over the last half minute; None before there is anything to measure."""
+        """Items per second over the last half minute; None if it cannot be measured yet."""
         with self._lock:
             now_s = self._clock_s()
             since_s, since_done, _ = self._window[0]
@@ -136,14 +135,14 @@ class Progress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at the present rate; None when unknown (no total, no rate yet, or stalled)."""
+        """Seconds left at the current rate; None if unknown (no total, no rate yet, or stalled)."""
         rate = self.rate
         if self.total is None or not rate:
             return None
         return max(self.total - self.done, 0) / rate
 
     def line(self, status: str | None = None) -> str:
-        """The text of one progress line; with a `status` it is the final one."""
+        """The text of one progress line; with a `status`, of the final one."""
         with self._lock:
             total = f"/{self.total:,}" if self.total is not None else ""
             parts = [self.stage, f"{self.done:,}{total} {self.unit}"]
@@ -170,7 +169,7 @@ class Progress:
             self._write_line(line)
 
     def _write_line(self, line: str) -> None:
-        """Write a line in one call: `print` makes two, and lines of concurrent stages ran into each other."""
+        """Write a line in one call; `print` makes two, which mixes up the lines of concurrent stages."""
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
@@ -194,7 +193,7 @@ class Progress:
             record["status"] = status
         record |= self._shown(whole=status is not None)
         self._metrics.parent.mkdir(parents=True, exist_ok=True)
-        # One write per record: concurrent appenders do not tear each other's lines.
+        # One write per record, so that concurrent writers do not mix their lines.
         with self._metrics.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, default=str) + "\n")
 
@@ -202,8 +201,8 @@ class Progress:
 class _LiveLine:
     """The one line at the bottom of a terminal that all open `Progress` objects share.
 
-    A Progress calls these methods while it holds its own lock. They never take a Progress's lock, because two that
-    draw at once would deadlock; each Progress passes its text instead.
+    A Progress calls these methods while it holds its lock. They never acquire a Progress's lock, which could deadlock;
+    each Progress passes its text instead.
     """
 
     def __init__(self) -> None:
@@ -216,7 +215,7 @@ class _LiveLine:
             self._redraw(stream)
 
     def finish(self, progress: Progress, last_line: str, stream: TextIO) -> None:
-        """Leave `last_line` on the screen for good and go on below it."""
+        """Print `last_line` permanently and continue below it."""
         with self._lock:
             self._texts.pop((stream, progress), None)
             stream.write(f"{_CLEAR_LINE}{last_line}\n")
@@ -224,7 +223,7 @@ class _LiveLine:
 
     def _redraw(self, stream: TextIO) -> None:
         texts = [text for (place, _), text in self._texts.items() if place is stream]
-        # A line longer than the terminal would wrap, and the return to its start would only reach the last row.
+        # A line longer than the terminal would wrap, and carriage return would only go back to its last row.
         columns = shutil.get_terminal_size().columns - 1
         line = " │ ".join(texts)
         stream.write(_CLEAR_LINE + (line if len(line) <= columns else line[: columns - 1] + "…"))
@@ -236,7 +235,7 @@ _LIVE_LINE = _LiveLine()
 
 
 def format_clock(seconds: float | None) -> str:
-    """Seconds as m:ss or h:mm:ss; "-:--" when unknown. Rounded up: "0:00" means finished."""
+    """Seconds as m:ss or h:mm:ss; "-:--" if unknown. Rounded up, so that "0:00" means finished."""
     if seconds is None:
         return "-:--"
     minutes, second = divmod(math.ceil(seconds), 60)
@@ -245,7 +244,7 @@ def format_clock(seconds: float | None) -> str:
 
 
 def format_rate(per_second: float, unit: str) -> str:
-    """312 rows/s, 3.1 rows/s; below 0.1 per second in rows/min, so that the figure keeps its digits."""
+    """312 rows/s, 3.1 rows/s; rates below 0.1 per second are given in rows/min."""
     if per_second < 0.1:
         return f"{60 * per_second:.2g} {unit}/min"
     return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"

@@ -1,12 +1,12 @@
-"""The typed rows: one Arrow schema per table, the contract between stages. Read this first.
+"""The row types: one Arrow schema per table, the interface between stages. Read this first.
 
     shards → SAMPLES → FEATURES → DUPLICATES ┐
                 ├────→ CAPTIONS (captioned, translated, generalized) ┐
                 └────→ LATENTS, TEXT_STATES ─────────────────────────┴→ TRAINING_SET → (model) → GENERATIONS → MATCHES
 
-There are two ids. `row_id` (shard + key inside it) names an input row; `sample_id` (sha256 of the original image
-bytes) names an image. Every table ends with the four fate columns of `raysys.outcomes`.
-Arrays travel as little-endian bytes with a shape column: `array_to_bytes` / `bytes_to_array`.
+There are two ids. `row_id` (shard + key in it) identifies an input row; `sample_id` (SHA-256 of the original image
+bytes) identifies an image. Every table ends with the four fate columns of `raysys.outcomes`.
+Arrays are stored as little-endian bytes with a shape column: `array_to_bytes` / `bytes_to_array`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 StatesDtype = Literal["float16", "bfloat16", "float32"]
-"""How text states are stored. A language model's states can exceed float16; bfloat16 has the range of float32."""
+"""dtypes of stored text states. States of language models can exceed float16; bfloat16 has the range of float32."""
 
 FATE = [
     pa.field("outcome", pa.string(), nullable=False),
@@ -32,9 +32,9 @@ FATE = [
 
 @dataclass(frozen=True)
 class RowType:
-    """A table's name, schema (fate columns last) and key: the columns whose values are unique in the table.
+    """A table's name, schema (fate columns last) and key, i.e. the columns whose values are unique in the table.
 
-    many_producers: several producers (captioners) write into one table, each under its own name.
+    many_producers: whether several producers (captioners) may write into one table, each under its own name.
     meters: columns whose sums per second are shown during a run.
     """
 
@@ -47,7 +47,7 @@ class RowType:
     def table(self, rows: Sequence[dict]) -> pa.Table:
         """Rows (dicts; missing columns become null) as an Arrow table of exactly this schema.
 
-        Raises ValueError on a column that the schema does not have: a typo must not vanish.
+        Raises ValueError for a column that is not in the schema.
         """
         names = set(self.schema.names)
         for row in rows:
@@ -65,13 +65,13 @@ SAMPLES = _row_type(
     "samples",
     ("row_id",),
     ("row_id", pa.string()),  # "<shard relative to the input root>/<key>"
-    ("sample_id", pa.string()),  # sha256 hex of the original image bytes; null when there were none
-    ("source_key", pa.string()),  # the key inside the shard, as its author wrote it
+    ("sample_id", pa.string()),  # SHA-256 (hex) of the original image bytes; null if there were none
+    ("source_key", pa.string()),  # the key in the shard, as written by its author
     ("shard", pa.string()),  # absolute path or URL of the tar, Parquet file or image file
     ("member", pa.string()),  # tar member, or image file relative to the folder; null in Parquet
     ("offset", pa.int64()),  # first byte of the image in `shard`; for Parquet the row index in the file
     ("length", pa.int64()),  # bytes of the image
-    ("image", pa.binary()),  # the original bytes, only when materialized
+    ("image", pa.binary()),  # the original bytes, only if materialized
     ("format", pa.string()),  # JPEG, PNG, WEBP …
     ("width", pa.int32()),  # after EXIF orientation
     ("height", pa.int32()),
@@ -89,7 +89,7 @@ DUPLICATES = _row_type(
     ("sample_id", pa.string()),
     ("cluster_id", pa.string()),  # row_id of the first member in reading order
     ("cluster_size", pa.int32()),
-    ("representative", pa.string()),  # row_id of the member that stays
+    ("representative", pa.string()),  # row_id of the member that is kept
     ("kind", pa.string()),  # unique | exact | near
     ("similarity", pa.float32()),  # cosine to the representative
     ("license", pa.string()),  # the strictest license in the cluster
@@ -111,7 +111,7 @@ CAPTIONS = _row_type(
     ("caption_id", pa.string()),  # "<row_id>/<captioner>/<prompt>"; made from another caption: "<its id>/<step>"
     ("row_id", pa.string()),
     ("sample_id", pa.string()),
-    ("text", pa.string()),  # NFKC; the last try if rejected; null in an error row
+    ("text", pa.string()),  # NFKC; the last attempt if rejected; null in an error row
     ("language", pa.string()),  # en, ja …
     ("captioner", pa.string()),  # name in the configuration
     ("level", pa.string()),  # generalization: general | five_words; null = not generalized
@@ -119,18 +119,18 @@ CAPTIONS = _row_type(
     ("source_text", pa.string()),
     ("model", pa.string()),  # as configured
     ("revision", pa.string()),  # content hash of the model folder, or the revision that was configured
-    ("adapter", pa.string()),  # LoRA adapter that answered; null = the model alone
-    ("prompt_name", pa.string()),  # as in caption_id, or the spare prompt that was asked in its place
+    ("adapter", pa.string()),  # LoRA adapter that was used; null = none
+    ("prompt_name", pa.string()),  # as in caption_id, or the spare prompt that was asked instead
     ("prompt_hash", pa.string()),  # 12 hex digits of prompt, template and system message
     ("sampling", pa.string()),  # JSON of the sampling that gave this text
     ("seed", pa.int64()),
-    ("attempts", pa.int32()),  # times the model was asked; above 1 = a check failed before
+    ("attempts", pa.int32()),  # times the model was asked; more than 1 = a check has failed
     ("finish_reason", pa.string()),
     ("prompt_tokens", pa.int64()),  # of all attempts
     ("completion_tokens", pa.int64()),
     ("gs", pa.float32()),  # generality score, English only
     ("source_gs", pa.float32()),
-    ("similarity", pa.float32()),  # cosine to the source caption, where it was measured
+    ("similarity", pa.float32()),  # cosine to the source caption, if it was measured
     many_producers=True,
     meters=("prompt_tokens", "completion_tokens"),
 )
@@ -150,8 +150,8 @@ TEXT_STATES = _row_type(
     ("caption_id", pa.string()),  # as in CAPTIONS; the sample's own caption: "<row_id>/original"
     ("row_id", pa.string()),
     ("caption", pa.string()),
-    ("n_tokens", pa.int32()),  # special tokens included, before padding and truncation
-    ("text_states", pa.binary()),  # hidden states, padded only for families that attend to the padding
+    ("n_tokens", pa.int32()),  # with special tokens, before padding and truncation
+    ("text_states", pa.binary()),  # hidden states, with padding only if the family attends to it
     ("text_states_shape", pa.list_(pa.int32())),  # [T, D]
     ("text_states_dtype", pa.string()),  # float16 | bfloat16 | float32
 )
@@ -162,7 +162,7 @@ TRAINING_SET = _row_type(
     ("row_id", pa.string()),
     ("copy", pa.int32()),  # 0; 1, 2 … for the planted or kept duplicates of a cluster
     ("sample_id", pa.string()),
-    ("captions", pa.list_(pa.string())),  # one, or several of which each training step draws one
+    ("captions", pa.list_(pa.string())),  # one, or several, of which each training step draws one
     ("caption_ids", pa.list_(pa.string())),
     ("n_tokens", pa.list_(pa.int32())),
     ("license", pa.string()),
@@ -170,7 +170,7 @@ TRAINING_SET = _row_type(
     ("bucket", pa.string()),  # "<height>x<width>" of the latents; a part holds one bucket
     ("latents", pa.binary()),  # float16
     ("latents_shape", pa.list_(pa.int32())),
-    ("text_states", pa.binary()),  # of all captions, one behind the other: `text_states_of` reads them
+    ("text_states", pa.binary()),  # of all captions, concatenated; read by `text_states_of`
     ("text_states_shapes", pa.list_(pa.list_(pa.int32()))),  # [T, D] of each caption
     ("text_states_dtype", pa.string()),
 )
@@ -219,7 +219,7 @@ LARGEST: dict[StatesDtype, float] = {"float16": 65504.0, "bfloat16": 3.389531389
 def array_to_bytes(array: np.ndarray, dtype: StatesDtype = "float16") -> tuple[bytes, list[int]]:
     """A numeric array as (little-endian bytes of `dtype`, shape)."""
     if dtype == "bfloat16":
-        # The upper half of a float32, rounded to the nearest, ties to even; NumPy has no type for it.
+        # bfloat16 is the upper half of a float32, rounded to nearest, ties to even; NumPy has no such type.
         bits = np.ascontiguousarray(array, dtype="<f4").view("<u4").astype(np.uint64)
         array, stored = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, "<u2"
     else:
@@ -235,7 +235,7 @@ def bytes_to_array(data: bytes, shape: Sequence[int], dtype: StatesDtype = "floa
 
 
 def fits(array: np.ndarray, dtype: StatesDtype = "float16") -> bool:
-    """Whether every number of an array is finite and stays finite when it is stored as `dtype`."""
+    """Whether all values of an array are finite and stay finite when stored as `dtype`."""
     return bool(np.isfinite(array).all()) and float(np.abs(array).max(initial=0.0)) <= LARGEST[dtype]
 
 

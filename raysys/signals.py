@@ -14,13 +14,13 @@ _received = False
 
 
 def install() -> None:
-    """Make SIGTERM raise KeyboardInterrupt. Does nothing outside the main thread, where Python allows no handlers."""
+    """Make SIGTERM raise KeyboardInterrupt. Does nothing outside the main thread, where handlers cannot be set."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def received() -> bool:
-    """Whether a SIGTERM has arrived: tells it apart from Ctrl-C."""
+    """Whether a SIGTERM was received, to distinguish it from Ctrl-C."""
     return _received
 
 

@@ -1,4 +1,4 @@
-"""Ask a model, check the answers, ask again where a check failed: what captioning and rewriting share."""
+"""Ask a model, check the answers, and ask again if a check fails: shared by captioning and rewriting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from raysys.captions.checks import ChecksConfig, Problem
 from raysys.llm.contract import Completion, Failure, Generator, Request
 
 Check = Callable[[str, str], Problem | None]
-"""(clean text, finish_reason) → what is wrong with it."""
+"""(cleaned text, finish_reason) → the problem, or None."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One text to be written: the request of the first try, and what its answer must pass."""
+    """One text to be written: the request of the first attempt, and the check for its answers."""
 
     request: Request
     check: Check
@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """How one question ended. `columns` are those of CAPTIONS that the model decides, the fate among them."""
+    """The final answer to one question. columns: the columns of CAPTIONS that depend on it, including the fate."""
 
     text: str | None
     columns: dict[str, Any]
@@ -36,9 +36,9 @@ class Answer:
 
 
 def ask(generator: Generator, questions: Sequence[Question], checks: ChecksConfig, stage: str) -> list[Answer]:
-    """One answer per question, in order. A text that fails its check is asked for up to `max_resamples` times more.
+    """One answer per question, in order. If a text fails its check, it is asked for up to `max_resamples` more times.
 
-    All questions of a round go to the engine at once. Raises EngineDied.
+    All questions of a round are sent to the engine at once. Raises EngineDied.
     """
     tries = [_Tries(question, checks) for question in questions]
     for attempt in range(checks.max_resamples + 1):
@@ -52,13 +52,13 @@ def ask(generator: Generator, questions: Sequence[Question], checks: ChecksConfi
 
 
 def seed_of(run_seed: int, name: str, attempt: int = 0) -> int:
-    """A 31-bit seed that depends on the text and the try only: the same in any batch, on any worker."""
+    """A 31-bit seed that depends only on the run's seed, the text's name and the attempt, not on batch or worker."""
     digest = hashlib.blake2b(f"{run_seed}\x00{name}\x00{attempt}".encode(), digest_size=4).digest()
     return int.from_bytes(digest) & 0x7FFFFFFF
 
 
 class Tokens:
-    """Tokens of all replies to one question; None once an engine does not count them."""
+    """The number of tokens of all replies to one question; None if an engine does not report it."""
 
     def __init__(self) -> None:
         self._prompt: int | None = 0
@@ -78,7 +78,7 @@ def _plus(total: int | None, n: int | None) -> int | None:
 
 
 class _Tries:
-    """The tries of one question."""
+    """The attempts for one question."""
 
     def __init__(self, question: Question, config: ChecksConfig) -> None:
         self._question, self._config = question, config
@@ -108,7 +108,7 @@ class _Tries:
             self._failure = reply
             return
         self._tokens.add(reply)
-        # Several candidates of one request: the first that passes.
+        # Of several candidates for one request, the first that passes is used.
         for completion in reply:
             self._last, self._text = completion, self._config.clean(completion.text)
             self._problem = self._question.check(self._text, completion.finish_reason)

@@ -1,4 +1,4 @@
-"""Images → CAPTIONS rows: every captioner asks every prompt of its own about every image."""
+"""Images → CAPTIONS rows: every captioner asks each of its prompts about every image."""
 
 from __future__ import annotations
 
@@ -37,28 +37,29 @@ NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 
 
 class CaptionerConfig(Config):
-    """One captioner: a model, and what it is asked. Validation fills in the recipe's values for what is not given."""
+    """One captioner: a model and its prompts. Validation fills missing values from the recipe."""
 
-    name: str = Field(pattern=NAME, description="names it in caption_id and in reports")
+    name: str = Field(pattern=NAME, description="name of the captioner in caption_id and in reports")
     recipe: str = Field("chat", description=f"defaults for a kind of model: {', '.join(RECIPES)}")
     llm: LlmConfig = Field(description="model and engine")
     prompts: dict[str, str] | None = Field(
-        None, description="prompt name → text, one caption for each; null = the recipe's"
+        None, description="prompt name → text, with one caption for each; null = the recipe's"
     )
     spare_prompts: dict[str, str] | None = Field(
         None,
-        description="prompt name → text: other wordings, in this order, for images where a caption was rejected; the "
-        "answer stands in for it; null = the recipe's with the recipe's prompts, none with others",
+        description="prompt name → text: alternative wordings, asked in this order for images with a rejected caption, "
+        "which the answer replaces; null = the recipe's if its prompts are used, else none",
     )
-    language: str | None = Field(None, description="language of its captions: en, ja …; null = the recipe's")
-    image_size: int | None = Field(None, ge=16, description="images are shrunk to this longest side, px")
+    language: str | None = Field(None, description="language of the captions: en, ja …; null = the recipe's")
+    image_size: int | None = Field(
+        None, ge=16, description="longest side in pixels to which images are shrunk; null = the recipe's"
+    )
     sampling: SamplingConfig = Field(
-        SamplingConfig(), description="how tokens are drawn; max_tokens is the recipe's where it is not given"
+        SamplingConfig(), description="sampling of tokens; max_tokens defaults to the recipe's"
     )
     adapter: str | dict[str, str] | None = Field(
         None,
-        description="LoRA adapter that answers, one of the engine's `adapters`: for all prompts, or prompt name → "
-        "adapter",
+        description="LoRA adapter to use, one of the engine's `adapters`: for all prompts, or prompt name → adapter",
     )
 
     @property
@@ -70,7 +71,7 @@ class CaptionerConfig(Config):
     @classmethod
     def _name_is_free(cls, name: str) -> str:
         if name == ORIGINAL:
-            raise ValueError("is the name of the captions that came with the images")
+            raise ValueError("is reserved for the captions that came with the images")
         return name
 
     @field_validator("recipe")
@@ -80,11 +81,11 @@ class CaptionerConfig(Config):
             raise ValueError(f"use one of {', '.join(RECIPES)}")
         return recipe
 
-    # Filled in here and not where it is used, so that the recorded configuration, which a retry reads, is complete.
+    # Filled in here, so that the recorded configuration, which a retry reads, is complete.
     @field_validator("llm")
     @classmethod
     def _llm_with_recipe(cls, llm: LlmConfig, info: ValidationInfo) -> LlmConfig:
-        recipe = info.data.get("recipe")  # missing when it is wrong
+        recipe = info.data.get("recipe")  # missing if it is invalid
         return llm if recipe is None else with_recipe(llm, RECIPES[recipe])
 
     @field_validator("sampling")
@@ -102,15 +103,15 @@ class CaptionerConfig(Config):
     def _names_fit(self) -> CaptionerConfig:
         prompts, spares = prompts_of(self)
         if twice := sorted(set(prompts) & set(spares)):
-            raise ValueError(f"{twice[0]!r} names a prompt and a spare prompt")
+            raise ValueError(f"{twice[0]!r} is the name of both a prompt and a spare prompt")
         names = {*prompts, *spares}
         if isinstance(self.adapter, dict) and (unknown := sorted(set(self.adapter) - names)):
-            raise ValueError(f"adapter names prompt {unknown[0]!r}; there are {', '.join(sorted(names))}")
+            raise ValueError(f"adapter is set for unknown prompt {unknown[0]!r}; prompts: {', '.join(sorted(names))}")
         return self
 
 
 def prompts_of(config: CaptionerConfig) -> tuple[dict[str, str], dict[str, str]]:
-    """(prompts, spare prompts): the configured ones, else the recipe's, whose spares go with its prompts only."""
+    """(prompts, spare prompts): the configured ones or the recipe's; the recipe's spares only with its prompts."""
     recipe = RECIPES[config.recipe]
     spares = recipe.spare_prompts if config.prompts is None else {}
     return (
@@ -120,19 +121,19 @@ def prompts_of(config: CaptionerConfig) -> tuple[dict[str, str], dict[str, str]]
 
 
 def adapters_of(config: CaptionerConfig) -> dict[str, str | None]:
-    """Name of every prompt and spare prompt → the LoRA adapter that answers, or None."""
+    """Name of every prompt and spare prompt → its LoRA adapter, or None."""
     prompts, spares = prompts_of(config)
     own = config.adapter
     return {name: own.get(name) if isinstance(own, dict) else own for name in [*prompts, *spares]}
 
 
 def _with_free_names(prompts: Mapping[str, str]) -> Mapping[str, str]:
-    """ValueError on a name that would make a caption_id of another meaning."""
+    """Raise ValueError for a name that would make caption_ids ambiguous."""
     for name in prompts:
         if not re.fullmatch(NAME, name):
-            raise ValueError(f"prompt name {name!r}: use small letters, digits, '_', '.' and '-'")
+            raise ValueError(f"prompt name {name!r}: use lowercase letters, digits, '_', '.' and '-'")
         if name in GENERALIZE:
-            raise ValueError(f"prompt name {name!r} is that of a level of generalized captions")
+            raise ValueError(f"prompt name {name!r} is the name of a level of generalized captions")
     return prompts
 
 
@@ -140,7 +141,7 @@ def _with_free_names(prompts: Mapping[str, str]) -> Mapping[str, str]:
 class Captioner:
     """A captioner with its recipe applied and its engine chosen.
 
-    adapters: prompt name → the LoRA adapter that answers, or None. revision: which weights or which endpoint's model.
+    adapters: prompt name → LoRA adapter, or None. revision: identifies the weights or the endpoint's model.
     """
 
     name: str
@@ -182,19 +183,19 @@ class Captioner:
 
 
 def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Captioner:
-    """InputError on a missing model folder, or a recipe that needs remote code which was not allowed."""
+    """Raises InputError for a missing model folder, or a recipe that needs remote code that is not allowed."""
     recipe, llm = RECIPES[config.recipe], config.llm
     if not llm.is_remote:
         model_folder(llm.model, recipe.repository)
     llm = llm.model_copy(update={"engine": resolve_engine(llm)})
     if recipe.needs_remote_code and llm.remote_code_commit is None and not llm.is_remote:
         raise InputError(
-            f"captioner {config.name}: models of recipe {config.recipe} bring Python code of their own",
-            "read it, then set llm.remote_code_commit to the commit you read",
+            f"captioner {config.name}: models of recipe {config.recipe} contain Python code that must be run",
+            "review it, then set llm.remote_code_commit to the commit that you reviewed",
         )
     prompts, spares = prompts_of(config)
     if not prompts:
-        raise InputError(f"captioner {config.name} has no prompts", "give at least one, it may be empty text")
+        raise InputError(f"captioner {config.name} has no prompts", "give at least one; its text may be empty")
     return Captioner(
         name=config.name,
         llm=llm,
@@ -235,7 +236,7 @@ def refuse_too_few(captioners: Sequence[CaptionerConfig], min_captions: int) -> 
 
 
 def prompt_hash(llm: LlmConfig, prompt: str) -> str:
-    """12 hex digits of everything the model reads around the image or caption."""
+    """A hash (12 hex digits) of everything that the model reads besides the image or caption."""
     asked = json.dumps([prompt, llm.prompt_format, llm.template, llm.system], ensure_ascii=False)
     return hashlib.sha256(asked.encode()).hexdigest()[:12]
 
@@ -260,7 +261,7 @@ class Caption(Stage):
         self.generator = build_generator(captioner.llm, share)
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        """One row per prompt, without text and fate."""
+        """The rows of an image, without text and fate: one per prompt."""
         captioner = self.captioner
         return [
             {
@@ -296,10 +297,10 @@ class Caption(Stage):
         return rows
 
     def _stand_in(self, name: str, rows: list[dict[str, Any]], images: Mapping[int, Any]) -> None:
-        """Ask one spare prompt about every image with a rejected caption; a good answer replaces the first of them.
+        """Ask one spare prompt about every image with a rejected caption; a good answer replaces the first of these.
 
-        Captions of the same image by other prompts make no difference. The rows of an image are known beforehand:
-        resuming, retrying and choosing "captioner/prompt" downstream depend on it.
+        Kept captions of the image by other prompts do not matter. The set of rows per image must be known beforehand,
+        for resuming, retrying and selecting "captioner/prompt" downstream.
         """
         first: dict[str, int] = {}
         for place in images:
@@ -333,9 +334,9 @@ class Caption(Stage):
 
 
 def _instead(rejected: dict[str, Any], spare: dict[str, Any]) -> dict[str, Any]:
-    """The row of a rejected caption after a spare prompt was asked; the costs of both are added.
+    """The row of a rejected caption after a spare prompt was asked; tokens and attempts of both are added.
 
-    A second rejection changes nothing else. A failure makes the row an error, and a retry asks everything again.
+    If the answer is rejected, too, nothing else changes. A failure makes the row an error, which can be retried.
     """
     cost = {}
     for name in ("attempts", "prompt_tokens", "completion_tokens"):

@@ -1,4 +1,4 @@
-"""Checks of captions: each gives a reason, and every threshold is configuration."""
+"""Checks of captions. Each has its own reason, and all thresholds are configurable."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class ChecksConfig(Config):
-    """What a caption must be. One that is not is asked for again, then rejected with the reason."""
+    """What a caption must satisfy. If a check fails, the caption is asked for again, then rejected with the reason."""
 
-    max_resamples: int = Field(3, ge=0, description="times a caption that fails is asked for again")
+    max_resamples: int = Field(3, ge=0, description="how often a caption that fails a check is asked for again")
     resample_temperature: float = Field(
-        0.7, ge=0, description="temperature of those tries, unless the first was higher: greedy would repeat itself"
+        0.7, ge=0, description="minimum temperature when asking again; greedy decoding would repeat the answer"
     )
     min_chars: int = Field(2, ge=1, description="shorter texts are `empty`")
-    max_repeats: int = Field(3, ge=2, description="a phrase this many times in a row is a `repetition`")
+    max_repeats: int = Field(3, ge=2, description="a phrase that occurs this often in a row is a `repetition`")
     min_script_share: float = Field(
-        0.6, ge=0, le=1, description="share of letters in the language's script; below = `wrong_language`"
+        0.6, ge=0, le=1, description="minimum fraction of letters in the language's script, else `wrong_language`"
     )
     max_foreign_words: float = Field(
         2.0,
         gt=0,
-        description="`wrong_language` when another language's function words occur more than this many times as often",
+        description="`wrong_language` if another language's function words are more frequent by more than this factor",
     )
-    refusals: tuple[Pattern, ...] = Field(REFUSALS, description="regular expressions of a `refusal`")
-    preambles: tuple[Pattern, ...] = Field(PREAMBLES, description="regular expressions of a `preamble`")
-    lead_ins: tuple[Pattern, ...] = Field(LEAD_INS, description="regular expressions taken off the start of an answer")
-    trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions of remarks after a caption")
-    allow_truncated: bool = Field(False, description="keep answers that max_tokens cut off")
+    refusals: tuple[Pattern, ...] = Field(REFUSALS, description="regular expressions for a `refusal`")
+    preambles: tuple[Pattern, ...] = Field(PREAMBLES, description="regular expressions for a `preamble`")
+    lead_ins: tuple[Pattern, ...] = Field(LEAD_INS, description="regular expressions removed from an answer's start")
+    trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions for remarks after a caption")
+    allow_truncated: bool = Field(False, description="keep answers that were truncated by max_tokens")
 
     def clean(self, text: str) -> str:
-        """The caption in a model's answer, see `cleaning.clean`."""
+        """Extract the caption from a model's answer, see `cleaning.clean`."""
         return clean(text, self.lead_ins, self.trailers)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a text is not usable. `detail` never holds more of it than a few words."""
+    """The reason why a text is not usable. `detail` never contains more than a few words of the text."""
 
     reason: str
     detail: str | None = None
 
 
 def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) -> Problem | None:
-    """The first check that `text` (already clean) fails, None when it is usable.
+    """The first check that the cleaned `text` fails; None if it is usable.
 
     Reasons: control_characters, empty, truncated, refusal, preamble, repetition, wrong_language.
     """
@@ -88,9 +88,9 @@ def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) 
 
 
 def _control_character(text: str) -> str | None:
-    """The first control, surrogate or private character, noncharacter, or U+FFFD (a broken decoding).
+    """The first control, surrogate or private-use character, noncharacter, or U+FFFD (a decoding error).
 
-    Unassigned characters pass: every year some become emoji, before Python's tables know them.
+    Unassigned characters are accepted, because some become emoji every year, before Python's tables know them.
     """
     for character in text:
         if character == "�" or unicodedata.category(character) in ("Cc", "Cs", "Co") or _is_noncharacter(character):
@@ -99,25 +99,25 @@ def _control_character(text: str) -> str | None:
 
 
 def _is_noncharacter(character: str) -> bool:
-    """Never to be assigned (Unicode §23.7)."""
+    """Whether the character is a Unicode noncharacter (§23.7)."""
     code = ord(character)
     return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
 MIN_WORDS = 7
 MIN_LETTERS = 9
-"""Least length of a repetition, in words, or in letters where words are not separated: "very, very, very good" is not
-one."""
+"""Minimum length of a repetition, in words, or in letters for languages that do not separate words. "very, very, very
+good" is not a repetition."""
 ONLY_REPEATS = 4
-"""A text that consists of one phrase this many times or more is a repetition, however short."""
+"""A text that consists of at least this many times the same phrase is a repetition, however short it is."""
 
 
 def repeated_phrase(units: Sequence[str], min_span: int, max_repeats: int) -> tuple[int, int] | None:
-    """(length, times) of the shortest phrase that stands `max_repeats` times or more in a row; None without one.
+    """(length, times) of the shortest phrase that occurs at least `max_repeats` times in a row; None if there is none.
 
-    units: words or letters. In all, the repeated stretch is at least `min_span` units long, or it is the whole text
-    and the phrase stands ONLY_REPEATS times. A phrase of L units k times in a row is a run of (k − 1)·L positions
-    where units[i] == units[i + L].
+    units: words or letters. The whole repetition must be at least `min_span` units long, or be the whole text and have
+    at least ONLY_REPEATS phrases. A phrase of L units that occurs k times in a row is a run of (k − 1)·L positions with
+    units[i] == units[i + L].
     """
     n, codes = len(units), np.unique(np.array(units, str), return_inverse=True)[1]
     for length in range(1, n // max_repeats + 1):
@@ -139,7 +139,7 @@ def _longest_run(flags: np.ndarray) -> int:
 
 
 def _units(text: str) -> tuple[list[str], int]:
-    """(units, shortest span of a repetition): words without punctuation; letters where words are not separated."""
+    """(units, minimum span of a repetition): words without punctuation, or letters if words are not separated."""
     letters = [c for c in text if c.isalpha()]
     cjk = sum(script_of(c) in ("han", "kana") for c in letters)
     if 2 * cjk > len(letters):

@@ -1,4 +1,4 @@
-"""A model's answer → the caption in it: removes what chat models say around a caption."""
+"""Extract the caption from a model's answer: remove what chat models say before and after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAD_INS = (
     r"(です|になります|となります|の(通り|とおり)です|を(示|記|提供|紹介|作成|ご紹介)[^。:\n]{0,8})?[:。]",
     r"(日本語)?(訳文?|翻訳文?|キャプション|説明文?)(は)?\s*:",
 )
-"""What stands before a caption, as regular expressions at the start of the text, upper and lower case alike."""
+"""What precedes a caption: case-insensitive regular expressions that match at the start of the text."""
 
 TRAILERS = (
     r"\(?(please )?note( that)?\s*:\s*(i|this|the|it)\b[^\n]*\b(caption|image|original|general|specific|removed"
@@ -30,14 +30,14 @@ TRAILERS = (
     r"\(?注(意|釈|記)?\s*:[^\n]{0,40}(原文|訳|省|一般|変更)",
     r"※[^\n]{0,40}(原文|訳|省|一般|変更)",
 )
-"""What begins a remark after the caption: a sentence or line that starts so is cut off with all that follows."""
+"""Start of a remark after the caption: a sentence or line that starts like this is removed, with all that follows."""
 
 _QUOTES = (('"', '"'), ("'", "'"), ("「", "」"), ("“", "”"))
 
 
 def clean(text: str, lead_ins: tuple[str, ...] = LEAD_INS, trailers: tuple[str, ...] = TRAILERS) -> str:
-    """The caption alone: NFKC, lead-ins and trailers off, inner blanks and line breaks to single spaces, one pair of
-    surrounding quotes off. After a lead-in, a line in quotes is the caption and all lines below it are not."""
+    """Only the caption: NFKC-normalized, without lead-ins, trailers and one pair of surrounding quotes, with white
+    space and line breaks collapsed. If a lead-in is followed by a line in quotes, that line is the caption."""
     text = unicodedata.normalize("NFKC", text).strip()
     rest = _without_lead_ins(text, lead_ins)
     if rest != text:
@@ -50,7 +50,7 @@ def clean(text: str, lead_ins: tuple[str, ...] = LEAD_INS, trailers: tuple[str, 
 
 
 def _without_lead_ins(text: str, lead_ins: tuple[str, ...]) -> str:
-    """Several may follow each other ("Sure! Here is a caption: ..."). One that is the whole text stays."""
+    """Remove consecutive lead-ins ("Sure! Here is a caption: ..."), except one that is the whole text."""
     while True:
         found = next((m for p in lead_ins if (m := re.match(rf"(?:{p})\s*", text, re.IGNORECASE))), None)
         if found is None or not text[found.end() :]:

@@ -29,30 +29,32 @@ from raysys.tables.stage import Stage
 Level = Literal["general", "five_words"]
 
 MAX_WORDS = {"general": None, "five_words": 5}
-"""The paper asks for fewer than five words; its own results have up to five."""
+"""The paper's prompt asks for fewer than five words, but its results have up to five."""
 
 
 class GeneralizeConfig(Config):
-    """How captions are generalized."""
+    """Configuration of the generalization of captions."""
 
     llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
-    adapter: str | None = Field(None, description="LoRA adapter that answers, of the engine's `adapters`; null = none")
+    adapter: str | None = Field(None, description="LoRA adapter to use, one of the engine's `adapters`; null = none")
     levels: tuple[Level, ...] = Field(
-        ("general", "five_words"), min_length=1, description="one generalized caption for each"
+        ("general", "five_words"), min_length=1, description="levels; one generalized caption is made for each"
     )
     sampling: SamplingConfig = Field(
-        SamplingConfig(max_tokens=96), description="how tokens are drawn; the paper uses temperature 0"
+        SamplingConfig(max_tokens=96), description="sampling of tokens; the paper uses temperature 0"
     )
     seed: int = Field(0, ge=0, description="seed of resampling and of candidates")
-    guided: GuidedConfig | None = Field(None, description="choose among candidates by GS; null = the first answer")
+    guided: GuidedConfig | None = Field(
+        None, description="choose the candidate with the highest GS; null = use the first answer"
+    )
     similarity_model: Place | None = Field(
-        WORDS, description="similarity to the original by a CLIP folder, or words = shared words; null = not measured"
+        WORDS, description="similarity to the original: a CLIP folder, or words = shared words; null = not measured"
     )
     device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device of the similarity model")
     pipeline: Annotated[Literal["auto", "en_core_web_sm", "rules"], OPERATIONAL] = Field(
-        "auto", description="spaCy pipeline of the generality score; auto = en_core_web_sm where it is installed"
+        "auto", description="spaCy pipeline of the generality score; auto = en_core_web_sm if it is installed"
     )
-    checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
+    checks: ChecksConfig = Field(ChecksConfig(), description="checks of every caption")
 
     @model_validator(mode="after")
     def _floor_is_measurable(self) -> GeneralizeConfig:
@@ -67,7 +69,7 @@ class Generalize(Stage):
     name, heavy = "generalize", True
 
     def __init__(self, config: GeneralizeConfig, revision: str, share: float = 1.0) -> None:
-        """`config.pipeline` was resolved by the driver: "auto" could differ between nodes."""
+        """`config.pipeline` must be resolved by the driver, because "auto" could differ between nodes."""
         self.config, self.revision = config, revision
         self.generator = build_generator(config.llm, share)
         embed = make_text_embedder(config.similarity_model, config.device) if config.similarity_model else None
@@ -76,7 +78,7 @@ class Generalize(Stage):
         self.measures = Measures(lambda texts: [g.gs for g in score(texts, nlp)], embed, floor)
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        """The rows, without text and fate, that one caption must end as: one per level."""
+        """The rows of a caption, without text and fate: one per level."""
         config = self.config
         return [
             {
@@ -123,7 +125,7 @@ class Generalize(Stage):
         return Question(request, lambda text, finish: generalization_problem(text, finish, level, config.checks))
 
     def _measured(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """GS before and after, and similarity, of the kept rows."""
+        """Add GS before and after, and similarity, to the kept rows."""
         kept = [row for row in rows if row["outcome"] == outcomes.KEPT]
         texts, sources = [row["text"] for row in kept], [row["source_text"] for row in kept]
         before, after = self.measures.gs(sources), self.measures.gs(texts)
@@ -134,7 +136,7 @@ class Generalize(Stage):
 
 
 def generalization_problem(text: str, finish_reason: str, level: str, checks: ChecksConfig) -> Problem | None:
-    """Every caption check, then the word limit of the level (`too_many_words`). Hyphenated words count once."""
+    """All caption checks, then the word limit of the level (`too_many_words`). A hyphenated word counts as one."""
     if found := problem(text, finish_reason, "en", checks):
         return found
     limit, n_words = MAX_WORDS[level], len(text.split())

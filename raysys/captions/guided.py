@@ -1,7 +1,7 @@
-"""Score-guided choice: of n candidates keep the most general one that still means the same.
+"""Score-guided generalization: of n candidates, keep the most general one with the same meaning.
 
 The paper (Li et al. 2023) names this as future work. A round asks for n candidates; those that pass the caption checks
-and the semantic floor compete by generality score. Rounds go on while nothing passed or the target is not reached.
+and the semantic floor compete by generality score. Rounds continue until a candidate passes and the target is reached.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from raysys.llm.contract import Failure, Generator, Reply, Request
 from raysys.similarity.texts import WORDS
 
 EMBEDDING_FLOOR = 0.4
-"""The default floor of an embedding model. Shared words have none: the paper's own example of a good generalization
-has 0.38, and a floor of 0.4 rejected 86 % of the demo's five-word captions."""
+"""The default floor for an embedding model. For shared words there is none: the paper's example of a good
+generalization has a similarity of 0.38, and a floor of 0.4 rejected 86 % of the demo's five-word captions."""
 
 
 class GuidedConfig(Config):
     """Choose among candidates by their generality score."""
 
-    candidates: int = Field(8, ge=2, description="texts drawn per round")
+    candidates: int = Field(8, ge=2, description="candidates per round")
     temperature: float = Field(0.9, gt=0, description="temperature of the candidates")
     min_similarity: float | None = Field(
         None,
         ge=-1,
         le=1,
-        description="semantic floor: least cosine to the original caption; null = "
-        f"{EMBEDDING_FLOOR} with an embedding model, none with shared words: good generalizations keep few of them",
+        description="semantic floor: minimum cosine to the original caption; null = "
+        f"{EMBEDDING_FLOOR} with an embedding model, none with shared words, of which good generalizations keep few",
     )
-    target_gs: float | None = Field(None, ge=0, le=10, description="stop once a candidate reaches it; null = one round")
-    max_rounds: int = Field(3, ge=1, description="rounds at most while the target is not reached")
+    target_gs: float | None = Field(
+        None, ge=0, le=10, description="GS at which no further round is started; null = the first that passes"
+    )
+    max_rounds: int = Field(3, ge=1, description="maximum number of rounds")
 
     def floor(self, similarity_model: str | None) -> float | None:
-        """The semantic floor for similarities by this model; None without one."""
+        """The semantic floor for similarities by this model; None if there is none."""
         is_embedding = similarity_model not in (None, WORDS)
         return EMBEDDING_FLOOR if self.min_similarity is None and is_embedding else self.min_similarity
 
@@ -50,8 +52,8 @@ class GuidedConfig(Config):
 class Measures:
     """Generality and similarity of texts.
 
-    scorer: texts → GS in [0, 10]. embed: texts → float32 [N, D], unit length; None = similarity is not measured.
-    floor: least similarity of a candidate to its source; None = no floor.
+    scorer: texts → GS in [0, 10]. embed: texts → float32 [N, D], L2-normalized; None = similarity is not measured.
+    floor: minimum similarity of a candidate to its source; None = no floor.
     """
 
     scorer: Callable[[Sequence[str]], Sequence[float]]
@@ -62,7 +64,7 @@ class Measures:
         return list(self.scorer(texts))
 
     def similarity(self, texts: Sequence[str], sources: Sequence[str]) -> list[float | None]:
-        """Cosines, pair by pair; None each when nothing measures it."""
+        """The cosine of each pair; None for all if there is no embedding."""
         if self.embed is None or not texts:
             return [None] * len(texts)
         vectors = self.embed([*texts, *sources])
@@ -80,7 +82,8 @@ def choose(
 ) -> list[Answer]:
     """One answer per question, in order. Raises EngineDied.
 
-    Rejected: the last check that failed, or `below_semantic_floor` when no candidate was similar enough.
+    The reason of a rejection is the last check that failed, or `below_semantic_floor` if no candidate was similar
+    enough.
     """
     searches = [_Search(q, source, config, checks) for q, source in zip(questions, sources, strict=True)]
     for round_number in range(config.max_rounds):
@@ -107,7 +110,7 @@ class _Candidate:
 
 
 class _Search:
-    """The best candidate of one question so far."""
+    """The search for the best candidate for one question."""
 
     def __init__(self, question: Question, source: str, config: GuidedConfig, checks: ChecksConfig) -> None:
         self.source = source
@@ -135,7 +138,7 @@ class _Search:
         return self._request
 
     def candidates(self, reply: Reply) -> list[_Candidate]:
-        """The different texts of a round that pass the checks."""
+        """The distinct texts of a round that pass the checks."""
         self._rounds += 1
         if isinstance(reply, Failure):
             # What an earlier round found is still good.

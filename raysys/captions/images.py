@@ -1,4 +1,4 @@
-"""The images of a chunk, shrunk before they travel: what a captioner's worker gets instead of whole files."""
+"""The images of a chunk, decoded and shrunk, which captioners' workers get instead of whole files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ IMAGES = pa.schema(
 )
 
 SOURCE_COLUMNS = ("row_id", "sample_id", "shard", "member", "offset", "length", "image")
-"""What is needed of SAMPLES to find the bytes again."""
+"""The columns of SAMPLES that are needed to read the bytes."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """chunk → IMAGES. Decoding runs in CPU tasks; at most chunk_rows · image_size² · 3 bytes leave each of them.
+    """Chunk → IMAGES. Runs in CPU tasks, each of which returns at most chunk_rows · image_size² · 3 bytes.
 
-    rows: chunk → SAMPLES rows with `SOURCE_COLUMNS`. image_size: longest side in px; smaller images stay as they are.
+    rows: chunk → SAMPLES rows with `SOURCE_COLUMNS`. image_size: longest side in pixels; images are never enlarged.
     """
 
     rows: Callable[[Chunk], pa.Table]
@@ -68,7 +68,7 @@ def shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
 
 
 def pixels_of(row: dict[str, Any]) -> np.ndarray | None:
-    """uint8 [H, W, 3] of an IMAGES row; None when it has no image (its fate says why)."""
+    """uint8 [H, W, 3] of an IMAGES row; None if it has no image, for the reason in its fate."""
     if row["outcome"] != KEPT:
         return None
     return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3)

@@ -1,4 +1,4 @@
-"""The generality scores of a table of generalized captions: means per level, before and after."""
+"""Mean generality scores of a table of generalized captions, per level, before and after."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from raysys.rows import CAPTIONS
 from raysys.tables import open_table
 
 PRODUCER = "generalize"
-"""Whose rows these are, in a table that others may write into, too."""
+"""The producer of these rows; other producers may write into the same table."""
 
 
 def level_means(table: str) -> dict[str, dict[str, float]]:
-    """{level: {"n", "gs_before", "gs_after", "similarity", "changed"}}: means over the `n` kept rows, part by part.
+    """{level: {"n", "gs_before", "gs_after", "similarity", "changed"}}: means over the `n` kept rows of each level.
 
-    Of a level without kept rows there is nothing but "n": 0; similarity is there where it was measured.
+    A level without kept rows has only "n": 0; "similarity" is missing if it was not measured.
     """
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     columns = ["level", "text", "source_text", "gs", "source_gs", "similarity", "outcome"]

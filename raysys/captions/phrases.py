@@ -1,7 +1,7 @@
-"""How models decline, and how they talk about a caption instead of writing it: regular expressions, English, Japanese.
+"""Regular expressions for refusals and for talk about a caption instead of the caption, in English and Japanese.
 
-A pattern asks for what makes such an answer unmistakable: the model speaks of itself, of the request, or of an image
-that it did not get. "Unfortunately", "sorry" and "of course" alone begin good captions, too.
+A pattern requires something unambiguous: the model speaks about itself, about the request, or about an image that it
+did not get. "Unfortunately", "sorry" and "of course" alone may also start a good caption.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ REFUSALS = (
     rf"^{_SORRY} (for|about) (the|any|my) (confusion|inconvenience|mistake|error|misunderstanding)\b",
     r"^sorry\b.*\b(can('|’)?t|cannot|could not|couldn('|’)t|unable|not able|don('|’)t|images?|pictures?|help)\b",
 )
-"""A `refusal`: regular expressions searched in the text, upper and lower case alike. The Japanese ones follow."""
+"""Case-insensitive regular expressions for a `refusal`, searched in the text. The Japanese ones follow."""
 
-# "… と書かれた看板", "… という標識": the caption quotes what is written there.
+# "… と書かれた看板", "… という標識": the caption quotes what is written in the image.
 _NOT_QUOTED_JA = r"^(?!.*(と(書|記|表示|印刷|いう|言|話|泣|頭|敬礼|示|あ)|の(看板|標識|張り紙|ポスター|標示)))"
 _SORRY_JA = r"(申し訳(ありません|ございません)|すみません|ごめんなさい|恐れ入ります|恐縮です|残念ながら)"
 _CANNOT_JA = (
@@ -115,4 +115,4 @@ PREAMBLES = (
     r"^(はい|もちろん(です)?|承知(しました|いたしました)|わかりました|かしこまりました)([、。!]*"
     r"(承知(しました|いたしました)|わかりました|かしこまりました|もちろんです))?[、。!]*$",
 )
-"""A `preamble`: talk about a caption where the caption should be, after `clean` took off what it knows."""
+"""Regular expressions for a `preamble`: talk about a caption that remains after `clean`."""

@@ -1,6 +1,6 @@
-"""How published captioners want to be asked: their prompts, formats and image sizes. Values, no code.
+"""Recipes for published captioners: prompts, formats and image sizes.
 
-A recipe fills what the configuration does not say; everything can be overridden. Weights are never downloaded: fetch a
+A recipe fills in values that the configuration does not set; all can be overridden. Weights are never downloaded; get a
 pinned revision with `hf download <repository> --revision <commit> --local-dir <folder>`.
 """
 
@@ -17,10 +17,10 @@ from raysys.llm.contract import SamplingConfig
 class Recipe:
     """Defaults of one kind of captioner.
 
-    repository: where the weights are found, for the message of a missing folder; None = there are many.
+    repository: source of the weights, for the message about a missing folder; None = there are several.
     prompts: name → text; each gives one caption per image.
-    spare_prompts: name → text, other wordings for images where a caption was rejected.
-    image_size: images are shrunk to this longest side, px, before they travel.
+    spare_prompts: name → text, alternative wordings for images with a rejected caption.
+    image_size: longest side in pixels to which images are shrunk before they are sent to workers.
     """
 
     repository: str | None
@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
         spare_prompts=_SHOWS,
         image_size=672,
         max_tokens=128,
-        engine="vllm",  # its own processor takes one prompt at a time
+        engine="vllm",  # its processor in transformers takes one prompt at a time
         prompt_format="completion",
         template="<|user|>\n<|image_1|>\n{prompt}<|end|>\n<|assistant|>\n",
         max_model_len=4096,
@@ -90,7 +90,8 @@ RECIPES: dict[str, Recipe] = {
         max_tokens=128,
         max_model_len=2048,
     ),
-    # The model card's conversation format. Other Japanese LLaVAs differ in white space and names: `template`.
+    # The model card's conversation format. For other Japanese LLaVAs, which differ in white space and names, set
+    # `template`.
     "llava_ja": Recipe(
         repository="cyberagent/llava-calm2-siglip",
         prompts={"describe": "この画像を一、二文で簡潔に説明してください。"},
@@ -102,7 +103,7 @@ RECIPES: dict[str, Recipe] = {
         template="USER: <image>\n{prompt}\nASSISTANT: ",
         max_model_len=2048,
     ),
-    # The embedded captioner: scenes of 64 px, its two prompts are those it was trained with.
+    # The embedded captioner for scenes of 64 px, with the two prompts with which it was trained.
     "scenes": Recipe(
         repository=None,
         prompts={"photo": "a photo of", "picture": "a picture of"},
@@ -114,9 +115,9 @@ RECIPES: dict[str, Recipe] = {
 
 
 def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
-    """`llm` with the recipe's values for fields that are not set. Applying it twice changes nothing.
+    """`llm` with the recipe's values for fields that are not set. Idempotent.
 
-    An endpoint's model is left as it is: the server has its chat template and its engine's settings.
+    Not applied to endpoints, whose server has its own chat template and engine settings.
     """
     if llm.is_remote:
         return llm
@@ -133,7 +134,7 @@ def with_recipe(llm: LlmConfig, recipe: Recipe) -> LlmConfig:
 
 
 def sampling_with_recipe(sampling: SamplingConfig, recipe: Recipe) -> SamplingConfig:
-    """`sampling`, with the recipe's length where it says none."""
+    """`sampling`, with the recipe's max_tokens if it is not set."""
     if "max_tokens" in sampling.model_fields_set:
         return sampling
     return sampling.model_copy(update={"max_tokens": recipe.max_tokens})

@@ -1,4 +1,4 @@
-"""CAPTIONS in one language → CAPTIONS in another, by a language model through the same engines and checks."""
+"""Translate CAPTIONS with a language model, using the same engines and checks as captioning."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from raysys.tables.stage import Stage
 
 
 class TranslateConfig(Config):
-    """Which language becomes which, and what a translation must look like."""
+    """Configuration of the translation of captions."""
 
     llm: LlmConfig = Field(LlmConfig(model="zoo:rewriter"), description="model and engine")
-    adapter: str | None = Field(None, description="LoRA adapter that answers, of the engine's `adapters`; null = none")
-    source: str = Field("en", description=f"language of the captions that are translated: {', '.join(LANGUAGE_NAMES)}")
-    target: str = Field("ja", description="language of the translations, another one of them")
-    sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="how tokens are drawn")
+    adapter: str | None = Field(None, description="LoRA adapter to use, one of the engine's `adapters`; null = none")
+    source: str = Field("en", description=f"language of the captions to translate: {', '.join(LANGUAGE_NAMES)}")
+    target: str = Field("ja", description="language of the translations, different from source")
+    sampling: SamplingConfig = Field(SamplingConfig(max_tokens=128), description="sampling of tokens")
     seed: int = Field(0, ge=0, description="seed of the sampling")
     min_length_ratio: float = Field(
-        0.2, ge=0, description="length of the translation ÷ of the source, at least; wide characters (猫) count as two"
+        0.2,
+        ge=0,
+        description="minimum length of the translation ÷ length of the source, else `length_ratio`; wide "
+        "characters (猫) count as two",
     )
-    max_length_ratio: float = Field(5.0, gt=0, description="the same, at most; outside the two = `length_ratio`")
-    checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
+    max_length_ratio: float = Field(5.0, gt=0, description="maximum of the same ratio")
+    checks: ChecksConfig = Field(ChecksConfig(), description="checks of every caption")
 
     @field_validator("source", "target")
     @classmethod
@@ -58,7 +61,7 @@ class Translate(Stage):
         self.generator = build_generator(config.llm, share)
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        """The row, without text and fate, that one CAPTIONS row must end as."""
+        """The row of a translation, without text and fate."""
         config = self.config
         return [
             {
@@ -107,8 +110,8 @@ class Translate(Stage):
 
 
 def _columns(text: str) -> int:
-    """Columns that `text` takes in a terminal: a Japanese character says about what two Latin letters say.
+    """The number of terminal columns of `text`: a Japanese character carries about as much as two Latin letters.
 
-    So one pair of bounds fits both directions. Widths are Unicode's (UAX #11).
+    Thus the same bounds work in both directions. Widths are Unicode's (UAX #11).
     """
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

@@ -19,12 +19,12 @@ _LENGTHS = {"min_length": "length ≥", "max_length": "length ≤"}
 
 @dataclass(frozen=True)
 class FieldHelp:
-    """One line of help: a dotted key (`models.*.seed` for lists and mappings of sections) and what may stand there."""
+    """Help for one field: its dotted key (`models.*.seed` for lists and mappings of sections), type and default."""
 
     key: str
     type: str
     default: str
-    """As it would be written on the command line; "required" when there is none."""
+    """As written on the command line; "required" if there is none."""
     description: str
 
 
@@ -53,7 +53,7 @@ def format_fields(cls: type[BaseModel], width: int = 100) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a user reads it: `number`, `text`, `yes/no`, `a|b`, `list of whole number`, `… or null`."""
+    """A type as shown to users: `number`, `text`, `yes/no`, `a|b`, `list of whole number`, `… or null`."""
     simple = {int: "whole number", float: "number", str: "text", bool: "true/false", NoneType: "null", Any: "anything"}
     if annotation in simple:
         return simple[annotation]
@@ -75,7 +75,7 @@ def type_name(annotation: Any) -> str:
 
 
 def _section_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The config class inside an annotation, and whether there may be several of it (a list or mapping)."""
+    """The config class in an annotation, and whether there may be several (in a list or mapping)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     several = get_origin(annotation) in (list, tuple, dict)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PIPELINES = ("auto", "en_core_web_sm", "rules")
 PROGRESS_FROM = 2000
-"""Progress is shown from this many captions on: fewer take less than a second."""
+"""Minimum number of captions for which progress is shown; fewer take less than a second."""
 UPDATE_EVERY = 500
 PLAIN_WIDTH = 120
 
@@ -39,7 +39,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="FILE|TABLE|-")
 @click.option("--column", metavar="NAME", help="The column with the captions. Default: caption, else text.")
-@click.option("--csv", "csv_path", metavar="FILE", help="Write the scores of every caption.")
+@click.option("--csv", "csv_path", metavar="FILE", help="Write the scores of every caption to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per caption on standard output, nothing else.")
 @click.option("--show", type=click.IntRange(min=0), default=20, show_default=True, help="Captions shown in the table.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N captions only.")
@@ -48,12 +48,12 @@ Examples:
     type=click.Choice(PIPELINES),
     default="auto",
     show_default=True,
-    help="What tags the words: spaCy's model, or rules that need none; auto = the model where it is installed.",
+    help="How words are tagged: by spaCy's model, or by rules without a model; auto = the model if it is installed.",
 )
 def generality(
     source: str, column: str | None, csv_path: str | None, as_json: bool, show: int, limit: int | None, pipeline: str
 ) -> None:
-    """How general captions are: SI, BT, TM, DA and their mean GS, each from 0 to 10. Higher is more general.
+    """Score how general captions are: SI, BT, TM, DA and their mean GS, each from 0 to 10. Higher is more general.
 
     \b
     SI  specificity   few names and numbers
@@ -61,8 +61,8 @@ def generality(
     TM  tense         verbs in the present tense
     DA  abstraction   depth of the nouns in WordNet; deeper counts as higher
 
-    FILE is .txt (a caption a line), .jsonl, .csv, .tsv or .parquet; - is standard input. In a TABLE only the kept
-    rows are scored. Where there is a column `language`, only English rows are scored.
+    FILE is .txt (one caption per line), .jsonl, .csv, .tsv or .parquet; - is standard input. Of a TABLE, only the kept
+    rows are scored. If there is a column `language`, only English rows are scored.
     """
     _refuse_target(csv_path, source)
     from raysys.language.nlp import load_pipeline, without_torch
@@ -77,12 +77,12 @@ def generality(
     rows = _with_progress(score(islice(texts, limit), nlp), total)
     try:
         shown, mean, name = _drain(rows, csv_path, as_json, show)
-    except BrokenPipeError:  # `| head`: the reader has seen enough
+    except BrokenPipeError:  # the reader of the pipe has stopped, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     left_out = _left_out(texts)
     if not mean.n:
-        raise InputError(f"{source} has no caption to score{left_out and f' ({left_out})'}", "give another source")
+        raise InputError(f"{source} has no captions to score{left_out and f' ({left_out})'}", "give another source")
     if not as_json:
         _print_table(shown, mean, name)
     if left_out:
@@ -92,7 +92,7 @@ def generality(
 
 
 def _refuse_target(csv_path: str | None, source: str) -> None:
-    """Raise InputError before the work when the result cannot be written."""
+    """Raise InputError before any work if the result cannot be written."""
     if csv_path is None:
         return
     if os.path.isdir(csv_path):
@@ -104,8 +104,7 @@ def _refuse_target(csv_path: str | None, source: str) -> None:
 def _drain(
     rows: Iterator[Generality], csv_path: str | None, as_json: bool, show: int
 ) -> tuple[list[Generality], MeanScores, str]:
-    """Write every row to the outputs that were asked for. Returns the first `show` rows, the mean and the pipeline's
-    name."""
+    """Write every row to the requested outputs. Return the first `show` rows, the mean and the pipeline's name."""
     from raysys.language.generality import RunningMean
 
     shown: list[Generality] = []
@@ -125,7 +124,7 @@ def _drain(
 
 
 def _csv_sink(path: Path, stack: ExitStack) -> Callable[[Generality], object]:
-    """A function that appends a row to the file; the file is begun with the first row and closed by `stack`."""
+    """A function that appends a row to the file, which is created with the first row and closed by `stack`."""
     writer = None
 
     def write(row: Generality) -> None:
@@ -140,7 +139,7 @@ def _csv_sink(path: Path, stack: ExitStack) -> Callable[[Generality], object]:
 
 
 def _with_progress(rows: Iterator[Generality], total: int | None) -> Iterator[Generality]:
-    """Yield the same rows; when there are many, report number and rate on standard error."""
+    """Yield the same rows; if there are many, show progress on standard error."""
     from raysys.progress import Progress
 
     progress = None
@@ -160,7 +159,7 @@ def _with_progress(rows: Iterator[Generality], total: int | None) -> Iterator[Ge
 
 
 def _left_out(texts: Texts) -> str:
-    """How many rows were not scored, and why; empty when all were."""
+    """How many rows were not scored, and why; empty if all were scored."""
     counts = {"in other languages": texts.n_other_language, "without text": texts.n_without_text}
     parts = [f"{n:,} {what}" for what, n in counts.items() if n]
     return f"not scored: {', '.join(parts)}" if parts else ""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 PACKAGED = ("demo", "full")
 
 RESUME = (
-    "Stop a run at any time (Ctrl-C, kill, a lost machine) and give the same command again: finished chunks stay, "
-    "the rest is done. `raysys status OUTPUT` shows how far it is, `raysys retry OUTPUT` redoes rows that failed."
+    "A run can be stopped at any time (Ctrl-C, kill, a lost machine): run the same command again to resume it. "
+    "`raysys status OUTPUT` shows its progress, `raysys retry OUTPUT` redoes rows that failed."
 )
 
 
@@ -36,7 +36,7 @@ def config_options(command: click.Command) -> click.Command:
             type=click.Choice(ON_CHANGE),
             default="refuse",
             show_default=True,
-            help="When the output was written under another configuration.",
+            help="What to do if the output was written with another configuration.",
         ),
     ):
         command.params.append(param)
@@ -45,7 +45,7 @@ def config_options(command: click.Command) -> click.Command:
 
 def only_option() -> click.Option:
     """`--only`, for commands that make several models."""
-    return click.Option(["--only"], multiple=True, metavar="NAME", help="Only these models (a,b or given repeatedly).")
+    return click.Option(["--only"], multiple=True, metavar="NAME", help="Only these models (a,b or repeat the option).")
 
 
 def names_in(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def names_in(only: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class JobCommand(click.Command):
-    """`raysys <job>`: loads the job's module only when it runs or when its own help is asked for."""
+    """`raysys <job>`: imports the job's module only to run it or to show its help."""
 
     def __init__(self, job: JobInfo) -> None:
         super().__init__(job.name, callback=self._invoke, help=job.help, short_help=job.help)
@@ -64,7 +64,7 @@ class JobCommand(click.Command):
             click.Option(
                 ["--address"],
                 help='"local", "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the running cluster, or local without one.",
+                "Default: the running cluster if there is one, else local.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),
@@ -108,19 +108,17 @@ class JobCommand(click.Command):
 
 
 def config_path(job: JobInfo, config: str | None) -> Path:
-    """The file meant by `--config`: a path, or the name of a packaged file; the packaged demo when not given."""
+    """The file that `--config` means: a path or the name of a packaged file; by default the packaged demo."""
     if config is None or config in PACKAGED:
         return job.packaged_config(config or "demo")
     return Path(config)
 
 
 def load_config(job: JobInfo, path: Path, overrides: tuple[str, ...]) -> Config:
-    """The job's validated configuration; InputError with every mistake in it."""
+    """The job's validated configuration. Raises InputError with all mistakes."""
     from raysys.config import load
 
     for override in overrides:
         if "=" not in override and override.endswith((".yaml", ".yml")):
-            raise InputError(
-                f"{override} is not KEY=VALUE", f"a file is given as: raysys {job.name} --config {override}"
-            )
+            raise InputError(f"{override} is not KEY=VALUE", f"to give a file: raysys {job.name} --config {override}")
     return load(job.load().JobConfig, path, overrides)

@@ -1,6 +1,6 @@
 """The command line. Help texts import nothing heavy: jobs, Ray and torch load when a command runs.
 
-Exit codes: 0 done · 1 failed (or too many rows failed) · 2 bad input, nothing was started · 130 Ctrl-C · 143 SIGTERM.
+Exit codes: 0 done; 1 failed, or too many rows failed; 2 bad input; 130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Environment of this process and Ray's workers, unless set: no network of the libraries' own, no advice in between."""
+"""Environment of this process and Ray's workers, unless set: libraries do not use the network or print advice."""
 
-STOPPED = "stopped. What was committed stays; run the same command again to resume."
+STOPPED = "stopped. Committed results stay; run the same command again to resume."
 
 
 class RaysysGroup(click.Group):
@@ -64,7 +64,7 @@ class RaysysGroup(click.Group):
 @click.group(cls=RaysysGroup, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raysys")
 def cli() -> None:
-    """License-clean text-to-image models that do not copy their training images, with the numbers to prove it.
+    """Train license-clean text-to-image models that do not copy their training images, and measure it.
 
     Start with `raysys study --config demo`. Each job takes one YAML file and KEY=VALUE overrides;
     `raysys JOB --help` lists every key.
@@ -74,7 +74,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("path")
 def status(path: str) -> int | None:
-    """How far an output is: chunks and rows of a table by fate; whether a whole step is finished, and its summary."""
+    """Show the state of an output: chunks and rows of a table by fate, or the summary of a whole step."""
     from raysys.cli import tables
 
     return tables.status(path)
@@ -85,7 +85,7 @@ def status(path: str) -> int | None:
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many rows.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for other programs.")
 def failed(path: str, limit: int, as_json: bool) -> int | None:
-    """The rows of a table that failed, with stage, reason and detail."""
+    """List the rows of a table that failed, with stage, reason and detail."""
     from raysys.cli import tables
 
     return tables.failed(path, limit, as_json)
@@ -96,7 +96,7 @@ def failed(path: str, limit: int, as_json: bool) -> int | None:
 @click.option("--limit", type=click.IntRange(min=1), help="Retry at most about this many rows.")
 @click.option("--dry-run", is_flag=True, help="Print what would be retried and do nothing.")
 @click.option(
-    "--address", help='"local", "inline" or a Ray address. Default: the running cluster, or local without one.'
+    "--address", help='"local", "inline" or a Ray address. Default: the running cluster if there is one, else local.'
 )
 def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> int | None:
     """Run the failed rows of a table again, and only those."""
@@ -109,7 +109,7 @@ def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> i
 @cli.command()
 @click.argument("path")
 def verify(path: str) -> int | None:
-    """Check a table: no key missing, none twice, counts conserved. Exit code 1 when not."""
+    """Check a table: all keys present, each once, counts conserved. The exit code is 1 if a check fails."""
     from raysys.cli import tables
 
     return tables.verify(path)
@@ -122,7 +122,7 @@ cli.add_command(submit)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """The `raysys` program. Turns every way of ending into a message and an exit code."""
+    """Run the `raysys` program; turns every exception into a message and an exit code."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -146,7 +146,7 @@ def _run(args: list[str] | None) -> int:
 
 
 def _report(exc: Exception) -> int:
-    """Print what ended the command; a traceback only for what nobody foresaw. Returns the exit code."""
+    """Print the exception that ended the command, with a traceback only if it is unexpected; return the exit code."""
     cause = _origin(exc)
     if isinstance(cause, InputError):
         click.echo(f"raysys: {cause}", err=True)
@@ -157,7 +157,7 @@ def _report(exc: Exception) -> int:
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {cause.filename}" if cause.filename else ""
         click.echo(
-            f"raysys: no space left on the disk{where}; what was committed stays"
+            f"raysys: no space left on the disk{where}; committed results stay"
             "\n  fix: free some space, then run the same command again",
             err=True,
         )
@@ -167,7 +167,7 @@ def _report(exc: Exception) -> int:
 
 
 def _origin(exc: BaseException) -> BaseException:
-    """The exception a worker raised, under the wrappers of the engine: they keep it as `cause`."""
+    """The exception that a worker raised, unwrapped from the engine's exceptions, which keep it as `cause`."""
     while isinstance(getattr(exc, "cause", None), BaseException):
         exc = exc.cause
     return exc

@@ -1,4 +1,4 @@
-"""`raysys replication GENERATED TRAINING`: R of two folders or tables. Needs no configuration and starts no Ray."""
+"""`raysys replication GENERATED TRAINING`: R of two folders or tables. Needs no configuration and no Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ STDOUT = "-"
 @click.command()
 @click.argument("generated")
 @click.argument("training")
-@click.option("--held-out", metavar="DIR", help="Real images that were not trained on: the level that chance reaches.")
+@click.option(
+    "--held-out", metavar="DIR", help="Real images that were not trained on, for the level that chance reaches."
+)
 @click.option("--report", metavar="FILE", help="Write an HTML report with the worst matches as images.")
 @click.option(
     "--json", "json_path", metavar="FILE", help='Write every figure and match as JSON; "-" = standard output.'
@@ -38,11 +40,13 @@ STDOUT = "-"
     type=click.Choice(DESCRIPTORS),
     default="embedded",
     show_default=True,
-    help="How images are described. embedded needs no weights.",
+    help="Image descriptor. embedded needs no weights.",
 )
 @click.option("--weights", metavar="PATH", help="sscd: a TorchScript file. clip, dinov2: a folder. Never downloaded.")
 @click.option("--sha256", metavar="HEX", help="SHA-256 of the weights. Required for sscd: TorchScript can run code.")
-@click.option("--preset", help="Preprocessing: dcr224 (every published R), sscd288, sscd320. Default: the first.")
+@click.option(
+    "--preset", help="Preprocessing of sscd: dcr224 (used for all published R), sscd288, sscd320. Default: the first."
+)
 @click.option(
     "--top", type=click.IntRange(1, 1000), default=1, show_default=True, help="Nearest training images kept per image."
 )
@@ -57,9 +61,9 @@ def replication(
     csv_path: str | None,
     **comparison: Any,
 ) -> None:
-    """How much GENERATED repeats of TRAINING: R, its interval, the worst matches.
+    """Measure how much GENERATED copies from TRAINING: R, its interval, the worst matches.
 
-    Each is a folder of images (captions and licenses from same-named .txt and .json files) or a raysys table.
+    Each is a folder of images (with captions and licenses in .txt and .json files of the same name) or a raysys table.
     R is the 95th percentile of s(g), the similarity of a generated image to its nearest training image.
     """
     config = _config(**comparison)
@@ -101,7 +105,7 @@ def _config(
 
 
 def _refuse_folder(path: str | None) -> None:
-    """Raise InputError before the work when the result cannot be written."""
+    """Raise InputError before any work if the result cannot be written."""
     if path is not None and path != STDOUT and os.path.isdir(path):
         raise InputError(f"{path} is a folder", f"give a file name, for example {os.path.join(path, 'replication')}…")
 
@@ -128,7 +132,7 @@ def _write_csv(path: Path, result: ReplicationResult) -> None:
 
 
 def _command(ctx: click.Context) -> str:
-    """The command that repeats this measurement: arguments, and the options that were given."""
+    """The command that repeats this measurement, with its arguments and the given options."""
     words = ["raysys", "replication"]
     for param in ctx.command.params:
         value = ctx.params.get(param.name)
@@ -140,7 +144,7 @@ def _command(ctx: click.Context) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the packages that can change a similarity; GPU machines have another faiss package."""
+    """Versions of the packages that can influence similarities; GPU machines have another faiss package."""
     names = ("raysys", "numpy", "pillow", "faiss-cpu", "faiss-gpu-cu12", "torch")
     installed = {d.metadata["Name"].lower(): d.version for d in distributions()}
     return {"python": platform.python_version()} | {n: installed[n] for n in names if n in installed}

@@ -1,4 +1,4 @@
-"""Printing plans and summaries: what a command says of the work it would do, or did."""
+"""Print plans and summaries: what a command would do, or has done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOG_WIDTH = 10_000
 """Without a terminal a row of a table stays on one line, so that it can be searched for."""
 
 _MANY = 4
-"""From so many steps on, a plan is one table with a line per step."""
+"""With at least this many steps, a plan is printed as one table with a line per step."""
 
 
 def show(result: Plan | Summary) -> None:
@@ -90,7 +90,7 @@ def _sentence(step: TableSummary | FolderSummary) -> str:
     return f"{producer}: {done}, {rows['in']:,} rows: kept {rows['kept']:,}, {fates}: {step.output}"
 
 
-_IDLE = {"nothing to do": "nothing to do", "kept": "kept as it is, made from something else"}
+_IDLE = {"nothing to do": "nothing to do", "kept": "kept as it is, made from other settings or inputs"}
 
 
 def _sum(counts: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""`raysys submit JOB`: the `ray job submit` line for a job, checked before it leaves this machine."""
+"""`raysys submit JOB`: the `ray job submit` command for a job, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from raysys.jobs.registry import JobInfo
     "--address", help="The cluster's job server, e.g. http://127.0.0.1:8265. Default: RAY_API_SERVER_ADDRESS."
 )
 @click.option("--submission-id", help="A name for this submission.")
-@click.option("--no-wait", is_flag=True, help="Return at once instead of showing the job's log.")
-@click.option("--print-only", is_flag=True, help="Print the command and do not run it.")
+@click.option("--no-wait", is_flag=True, help="Return immediately instead of showing the job's log.")
+@click.option("--print-only", is_flag=True, help="Print the command without running it.")
 def submit(
     job: str,
     overrides: tuple[str, ...],
@@ -39,16 +39,16 @@ def submit(
     no_wait: bool,
     print_only: bool,
 ) -> int:
-    """Run a job on a cluster: prints and runs the `ray job submit` line.
+    """Run a job on a cluster: print and run the `ray job submit` command.
 
-    Run it in the project's folder: that folder travels to the cluster, except what .rayignore names.
+    Run this in the project's folder, which is uploaded to the cluster, except for the files in .rayignore.
     """
     if job not in JOBS:
         close = difflib.get_close_matches(job, JOBS, n=1) or list(JOBS)[:1]
-        raise InputError(f"no job is called {job!r}; jobs: {', '.join(JOBS)}", f"for example: raysys submit {close[0]}")
+        raise InputError(f"unknown job {job!r}; jobs: {', '.join(JOBS)}", f"for example: raysys submit {close[0]}")
     info = JOBS[job]
     if only and not info.has_only:
-        raise InputError(f"--only {only[0]}: {job} makes no models", "leave --only out")
+        raise InputError(f"--only {only[0]}: {job} does not make models", "omit --only")
     entry = entrypoint(info, config, overrides, limit, dry_run, on_change)
     entry += [word for name in names_in(only) for word in ("--only", name)]
     options = [
@@ -75,7 +75,7 @@ def entrypoint(
 ) -> list[str]:
     """The command that the cluster runs. The configuration is validated here, before anything is sent.
 
-    Raises InputError on a wrong configuration, a folder without raysys, or a config file that would not travel.
+    Raises InputError for an invalid configuration, a folder without raysys, or a config file outside of this folder.
     """
     if not Path("raysys/__main__.py").is_file():
         raise InputError(f"raysys is not in {Path.cwd()}", "run `raysys submit` in the project's folder")

@@ -21,7 +21,7 @@ from raysys.tables.read import error_rows, parts_of
 
 
 def status(path: str) -> int:
-    """Print what a folder holds: the record of a whole step, progress and fates of a table. Exit code 0."""
+    """Print the record of a whole step, or progress and fates of a table. Exit code 0."""
     whole = folder_status(path)
     if whole is not None:
         _print_folder(whole)
@@ -35,7 +35,7 @@ def _print_folder(s: FolderStatus) -> None:
     print(f"{s.record.identity if s.record else 'nothing yet'}  {s.folder}")
     print(f"  state     {'finished' if finished else 'not finished'}")
     if s.is_being_written:
-        print("  staging   a run writes into it now, or was killed: the same command writes it again")
+        print("  staging   a run is writing it now, or was killed; run the same command again to write it")
     for name, value in (s.record.summary or {}).items() if s.record else ():
         print(f"  {name:<9} {value:,}" if isinstance(value, int) else f"  {name:<9} {json.dumps(value)}")
     print(f"  size      {s.n_bytes / 1e6:,.1f} MB in {s.n_files:,} files")
@@ -56,7 +56,7 @@ def _print_table(path: str) -> None:
 
 
 def failed(path: str, limit: int, as_json: bool) -> int:
-    """Print the rows that stand as errors: key, stage, reason, detail. Exit code 0."""
+    """Print the rows that are errors: key, stage, reason, detail. Exit code 0."""
     view = open_table(path)
     columns = [*view.row_type.key, "stage", "reason", "detail"]
     shown = total = 0
@@ -75,7 +75,7 @@ def _line(row: dict[str, Any], key: tuple[str, ...]) -> str:
 
 
 def retry(path: str, options: RunOptions) -> int:
-    """Run the error rows of every producer of the table again. Exit code 0 when none is left, else 1."""
+    """Retry the error rows of every producer of the table. Exit code 0 if none are left, else 1."""
     view = open_table(path)
     for output in view.outputs:
         if not any(error_rows(part) for part in parts_of(output)):
@@ -91,12 +91,12 @@ def retry(path: str, options: RunOptions) -> int:
         config = validate(module.JobConfig, record["config"], output.folder.path("_run/job.json"))
         show(module.run(config, dataclasses.replace(options, retry=output.folder.url)))
     left = open_table(path).counts().n_error
-    print(f"{left:,} rows still stand as errors" if left else "no errors left")
+    print(f"{left:,} rows are still errors" if left else "no errors left")
     return 1 if left and not options.dry_run else 0
 
 
 def verify(path: str) -> int:
-    """Print what is wrong with the table. Exit code 0 when nothing is, else 1."""
+    """Print the problems of a table. Exit code 0 if there are none, else 1."""
     result = tables_verify.verify(path)
     rows = result.counts.as_dict()
     for line in (*result.notes, *(f"PROBLEM {p}" for p in result.problems)):

@@ -1,4 +1,4 @@
-"""`raysys zoo list` and `raysys zoo build`: the small models that are shipped, and how they were made."""
+"""`raysys zoo list` and `raysys zoo build`: list and rebuild the small models that are shipped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MEMBERS = ("vae", "clip", "captioner", "rewriter")
 
 @click.group("zoo")
 def zoo_group() -> None:
-    """The embedded models: small ones of the real architectures, trained on drawn scenes."""
+    """The embedded models: small versions of the real architectures, trained on drawn scenes."""
 
 
 @zoo_group.command("list")
 @click.option("--folder", metavar="DIR", help="A zoo made by `raysys zoo build`. Default: the shipped one.")
 def list_members(folder: str | None) -> None:
-    """Every member with its size, seed, steps and quality; checks the files against their checksums."""
+    """List all members with size, seed, steps and quality; check the files against their checksums."""
     from raysys.models import places
 
     root = Path(folder) if folder else places.ROOT
@@ -36,7 +36,7 @@ def list_members(folder: str | None) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of data and weights.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Training steps. Default: each member's own.")
 def build_members(members: tuple[str, ...], folder: str | None, seed: int, max_steps: int | None) -> None:
-    """Train members on scenes (all, unless some are named): minutes each on one core."""
+    """Train the given members (default: all) on scenes; takes minutes per member on one core."""
     from raysys.models import places
     from raysys.zoo import build as zoo_build
 

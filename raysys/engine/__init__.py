@@ -1,7 +1,7 @@
-"""The only package that imports ray: map a stage over chunks, train, and say which cluster is used."""
+"""The only package that imports Ray: maps a stage over chunks, runs trainings, connects to the cluster."""
 
 import os
 
-# Ray starts a cluster of its own at the first call without one. A thread that goes on for a moment after a Ctrl-C
-# disconnected it must fail instead. Ray reads this when it is imported.
+# By default, the first Ray call without a connection starts a new cluster. A thread that is still running after Ctrl-C
+# has disconnected Ray must fail instead. Ray reads this variable when it is imported.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

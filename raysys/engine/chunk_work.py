@@ -1,4 +1,4 @@
-"""One chunk from its input to its part on storage: what Ray's workers and the inline engine both do. No Ray here."""
+"""Process one chunk, from its input to its part on storage: for Ray's workers and the inline engine. No Ray import."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from raysys.tables.stage import Stage
 
 
 class UnreadableInput(RuntimeError):
-    """The input of one chunk is damaged or gone."""
+    """The input of one chunk is damaged or missing."""
 
 
 def load_items(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
-    """The items of a chunk. What is wrong with its input concerns this chunk only: the others go on."""
+    """The items of a chunk. Raises UnreadableInput for an InputError, so that only this chunk fails."""
     try:
         return load(chunk)
     except InputError as exc:
@@ -31,12 +31,12 @@ def load_items(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
 
 
 def rows_of(run: TableRun, chunk: Chunk, items: pa.Table, stage: Stage, log: AttemptLog) -> pa.Table:
-    """The rows of a chunk; in a retry, those that replace its error rows."""
+    """The output rows of a chunk; in a retry, only those that replace its error rows."""
     row_type = run.output.row_type
     if run.only is None:
         return process_chunk(items, stage, row_type, log)
     wanted = run.only[chunk.name].rows
-    if not stage.keyed:  # the key that an error row stands under may not be that of the row which replaces it
+    if not stage.keyed:  # an error row and the row that replaces it may have different keys
         return process_chunk(items, stage, row_type, log).take(sorted(wanted))
     keys = set(wanted.values())
     calls_for = [keys_called_for(item, stage, row_type) for item in items.to_pylist()]
@@ -47,7 +47,7 @@ def rows_of(run: TableRun, chunk: Chunk, items: pa.Table, stage: Stage, log: Att
 
 @dataclass(frozen=True)
 class Target:
-    """Where finished chunks go: the output's folder; for a retry, a new file of the chunk."""
+    """Where finished chunks are written: to the output's folder, in a retry as a new file of the chunk."""
 
     folder: Store
     keyed: bool
@@ -59,7 +59,7 @@ class Target:
         return cls(run.output.folder, run.job.stage.keyed, run.only, run.output.row_type.meters)
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-        """Commit the rows of a chunk; what the driver is told: counts, number of items, meters."""
+        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters."""
         file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
         if self.only is not None:
             redo = self.only[chunk.name]
@@ -75,14 +75,14 @@ class Target:
 
 
 def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[], Stage]) -> dict[str, Any]:
-    """Read, stage and commit; returns the report. `stage` gives the stage, which the first chunk builds."""
+    """Read, process and commit one chunk; return the report. `stage` returns the stage, building it if needed."""
     with AttemptLog(run.output.folder, chunk.name) as log:
         table = rows_of(run, chunk, load_items(run.job.load, chunk), stage(), log)
     return Target.of(run).publish(chunk, table)
 
 
 def failure(chunk: Chunk, exc: Exception) -> dict[str, str]:
-    """The report of a chunk that could not be done: a user's mistake is fatal, anything else leaves it pending."""
+    """The report of a chunk that failed: an InputError is fatal; after any other exception the chunk stays pending."""
     if isinstance(exc, InputError):
         return {"fatal": json.dumps([exc.what, exc.fix])}
     return {"problem": f"{chunk.name}: {type(exc).__name__}: {exc}"}

@@ -1,4 +1,4 @@
-"""Several blocking Ray calls at the same time from one driver, with a Ctrl-C that stops them all at once."""
+"""Run several blocking Ray calls at the same time from one driver, all of which Ctrl-C stops."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import ray
 
 T = TypeVar("T")
 POLL_S = 0.2
-"""Python delivers signals between the main thread's instructions: it must not block for good."""
+"""Poll interval. Python handles signals between the main thread's instructions, so it must not block indefinitely."""
 STOP_S = 10.0
-"""How long interrupted threads get to leave Ray: Ray Data stops its own threads in this time."""
+"""How long interrupted threads may take to leave Ray; Ray Data stops its own threads in this time."""
 
 
 _ending: dict[int, float] = {}
-"""Thread → until when the actions that it waits for may end on their own; nobody disconnects Ray from them before."""
+"""Thread → deadline until which the actions that it waits for may end on their own; Ray is not disconnected earlier."""
 
 
 class _Thread(threading.Thread):
@@ -44,11 +44,11 @@ class _Thread(threading.Thread):
 def run_concurrently(
     actions: Sequence[Callable[[], T]], ask_to_stop: Callable[[], None] | None = None, grace_s: float = 0.0
 ) -> list[T]:
-    """Run `actions` in threads; their results in order. The first failure is raised when all have ended.
+    """Run `actions` in threads and return their results in order. Raises the first failure after all have ended.
 
-    A Ctrl-C or SIGTERM goes to every action, then on to the caller. What does not end by it is disconnected from Ray,
-    which makes it fail. With `ask_to_stop` the actions are asked first, and have `grace_s` seconds to end on their own;
-    a second Ctrl-C or SIGTERM cuts that short.
+    Ctrl-C or SIGTERM interrupts every action and is then raised in the caller. If an action does not end, Ray is
+    disconnected, which makes it fail. If `ask_to_stop` is given, it is called first, and the actions have `grace_s`
+    seconds to end on their own; a second Ctrl-C or SIGTERM ends this grace period.
     """
     results: dict[int, T] = {}
     failures: dict[int, BaseException] = {}
@@ -94,7 +94,7 @@ def _end_gracefully(threads: Sequence[_Thread], ask_to_stop: Callable[[], None],
     try:
         ask_to_stop()
         _join(threads, until)
-    except Exception as exc:  # the interruption must go on
+    except Exception as exc:  # the threads must be interrupted in any case
         print(f"cannot stop gracefully: {type(exc).__name__}: {exc}", file=sys.stderr)
     finally:
         del _ending[threading.get_ident()]
@@ -103,7 +103,7 @@ def _end_gracefully(threads: Sequence[_Thread], ask_to_stop: Callable[[], None],
 def _interrupt(threads: Sequence[_Thread]) -> None:
     """Raise KeyboardInterrupt in the threads, at their next Python instruction.
 
-    Not ray.shutdown() while they are in the middle of a call: Ray's core can crash then (signal 11).
+    ray.shutdown() is only the last resort: in the middle of a Ray call it can crash Ray's core (SIGSEGV).
     """
     for thread in threads:
         if not thread.ended.is_set():

@@ -1,4 +1,4 @@
-"""How a job uses the cluster. Nothing here changes a result, so nothing here is part of a fingerprint."""
+"""How a job uses the cluster. These settings do not change results, so they are not part of any fingerprint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raysys.config import Config
 
 
 class PoolConfig(Config):
-    """Workers of a row stage."""
+    """The actor pool of a row stage."""
 
     operational = True
 
@@ -19,15 +19,15 @@ class PoolConfig(Config):
     chunks_in_flight: int | None = Field(
         None,
         ge=1,
-        description="chunks one worker works on at once; null = 3 for an engine that batches by itself (vLLM, an "
-        "endpoint), else 1",
+        description="chunks that one worker processes at once; null = 3 for an engine that batches requests itself "
+        "(vLLM, an endpoint), else 1",
     )
     num_cpus: float = Field(1, ge=0, description="CPUs of one worker")
     num_gpus: float = Field(0, ge=0, description="GPUs of one worker; 0 = CPU")
     accelerator_type: str | None = Field(None, description="for example L4: only nodes with this accelerator")
-    memory_bytes: int | None = Field(None, gt=0, description="memory one worker is scheduled with")
+    memory_bytes: int | None = Field(None, gt=0, description="memory in bytes that Ray reserves for one worker")
     resources: dict[str, float] | None = Field(None, description="custom Ray resources of one worker")
-    label_selector: dict[str, str] | None = Field(None, description="Ray node labels a worker needs")
+    label_selector: dict[str, str] | None = Field(None, description="Ray node labels that a worker requires")
     runtime_env: dict[str, Any] | None = Field(None, description="Ray runtime environment of the workers")
 
     @model_validator(mode="after")
@@ -43,16 +43,20 @@ class ClusterConfig(Config):
     operational = True
 
     pool: PoolConfig = Field(PoolConfig(), description="workers of the stage")
-    load_cpus: float = Field(1, gt=0, description="CPUs of one task that reads a chunk's input")
+    load_cpus: float = Field(1, gt=0, description="CPUs of each task that reads a chunk's input")
     max_chunks_read: int | None = Field(
         None,
         ge=1,
-        description="chunks being read, waiting or in work, at most: bounds the pixels in Ray's object store; "
-        "null = 8 more than twice what all workers work on at once",
+        description="maximum number of chunks being read, waiting or being processed: bounds the pixels in Ray's "
+        "object store; null = twice the number that all workers process at once, plus 8",
     )
-    max_error_fraction: float = Field(0.01, ge=0, le=1, description="stop when 20 or more errors are above this share")
+    max_error_fraction: float = Field(
+        0.01, ge=0, le=1, description="stop at 20 or more errors that are more than this fraction of the rows"
+    )
     progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
-    watchdog_s: float = Field(120.0, gt=0, description="seconds without a finished chunk before resources are printed")
+    watchdog_s: float = Field(
+        120.0, gt=0, description="seconds without a finished chunk after which the cluster's resources are printed"
+    )
     data_context: dict[str, Any] = Field({}, description="attributes set on ray.data.DataContext")
 
     def workers(self, heavy: bool) -> str:
@@ -64,9 +68,9 @@ class ClusterConfig(Config):
 
     @property
     def chunks_read(self) -> int:
-        """The limit of chunks in Ray's object store, for stages that are fed from it.
+        """The maximum number of chunks in Ray's object store, for stages that read from it.
 
-        One chunk ready for each in work, and eight readers more: reading must not be what a GPU waits for.
+        One chunk is ready for each one being processed, plus eight being read, so that GPUs do not wait for input.
         """
         return self.max_chunks_read or 2 * self.pool.max_size * (self.pool.chunks_in_flight or 1) + 8
 
@@ -78,18 +82,18 @@ class TrainClusterConfig(Config):
 
     num_workers: int = Field(1, ge=1, description="data-parallel workers")
     min_workers: int | None = Field(
-        None, ge=1, description="elastic: go on with as few when nodes are lost; null = fixed"
+        None, ge=1, description="elastic training: continue with as few workers when nodes are lost; null = fixed"
     )
-    use_gpu: bool = Field(False, description="one GPU per worker; false = CPU and gloo")
+    use_gpu: bool = Field(False, description="one GPU per worker; false = train on CPU with gloo")
     cpus_per_worker: float = Field(1, gt=0, description="CPUs of one worker")
     accelerator_type: str | None = Field(None, description="for example L4: only nodes with this accelerator")
     max_failures: int = Field(
-        3, ge=-1, description="restarts from the last checkpoint after a lost worker; -1 = no limit"
+        3, ge=-1, description="restarts from the last checkpoint after a worker was lost; -1 = no limit"
     )
     stop_grace_s: float = Field(
-        60.0, ge=0, description="after Ctrl-C or SIGTERM: seconds for every training to write a checkpoint and end"
+        60.0, ge=0, description="seconds that every training has to write a checkpoint and end after Ctrl-C or SIGTERM"
     )
-    checkpoints_to_keep: int = Field(2, ge=1, description="newest checkpoints that stay on storage")
+    checkpoints_to_keep: int = Field(2, ge=1, description="number of newest checkpoints kept on storage")
     tensorboard: bool = Field(False, description="also write TensorBoard events to <output>/tensorboard")
     mlflow_uri: str | None = Field(None, description="also log to this MLflow tracking URI (needs the extra mlflow)")
 

@@ -1,4 +1,4 @@
-"""The driver's side of a row job: progress, counts, the error budget, and what makes a run fail. No Ray here."""
+"""The driver's side of a row job: progress, counts, error budget, failure of the run. Does not import Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysys.tables import Output
 from raysys.tables.job import TableRun, first_items
 
 ERRORS_BEFORE_STOP = 20
-"""A handful of errors may be bad luck at the start of a run; from here on the fraction decides."""
+"""A few errors at the start of a run may be bad luck; from this number on, the fraction decides."""
 
 
 @dataclass
@@ -35,10 +35,10 @@ class MapResult:
 def drive(
     run: TableRun, n_chunks: int, reports: Iterable[Mapping[str, Any]], alive: Callable[[], None] = lambda: None
 ) -> MapResult:
-    """Take the report of each of `n_chunks` chunks as it comes; `alive` is called with every one.
+    """Consume the reports of `n_chunks` chunks as they arrive; `alive` is called for each one.
 
-    Raises RunFailed (errors above the allowed fraction, chunks that could not be read) or InputError (no space left,
-    missing model); in every case the committed parts stay and a rerun goes on.
+    Raises RunFailed (more errors than allowed, chunks that could not be processed) or InputError (no space left,
+    missing model). In any case the committed parts stay, and the same command resumes.
     """
     began, cluster = time.monotonic(), run.job.cluster
     result = MapResult(meters=Meters(cluster.pool.num_gpus))
@@ -65,7 +65,7 @@ def drive(
 
 
 def _label(output: Output) -> str:
-    """What the progress line calls a table: several jobs may run at once."""
+    """The table's name in the progress line. It must be unambiguous, because several jobs may run at once."""
     return f"{output.producer} {'/'.join(output.table.url.split('/')[-2:])}"
 
 
@@ -83,19 +83,19 @@ def _account(report: Mapping[str, Any], result: MapResult) -> int:
 
 
 def _check_conserved(result: MapResult, n_items: int, run: TableRun) -> None:
-    """n_items = kept + rejected + error. Keyed stages are checked key by key in each chunk (`process_chunk`)."""
+    """Check n_items = kept + rejected + error. Keyed stages are checked key by key in each chunk (`process_chunk`)."""
     if run.only is None and not run.job.stage.keyed and result.counts.total != n_items:
-        raise RunFailed(f"{n_items} items went in but {result.counts.as_dict()} came out of {run.output.producer}")
+        raise RunFailed(f"{n_items} items went into {run.output.producer}, but {result.counts.as_dict()} came out")
 
 
 def _stop_if_too_many_errors(counts: Counts, run: TableRun) -> None:
-    if run.only is not None:  # a retry meets nothing but rows that failed before
+    if run.only is not None:  # a retry processes only rows that have failed before
         return
     allowed = run.job.cluster.max_error_fraction
     if counts.n_error >= ERRORS_BEFORE_STOP and counts.n_error > allowed * counts.total:
         raise RunFailed(
             f"{counts.n_error} of {counts.total} rows ended as errors ({dict(counts.error.most_common(3))}), more than "
             f"max_error_fraction = {allowed:g}\n"
-            f"  fix: `raysys failed {run.output.table.url}` shows them; after the repair run the same command again, "
-            f"then `raysys retry {run.output.table.url}`"
+            f"  fix: `raysys failed {run.output.table.url}` lists them; fix the cause, run the same command again, "
+            f"then run `raysys retry {run.output.table.url}`"
         )

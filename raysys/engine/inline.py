@@ -1,6 +1,6 @@
-"""A row job in this process, chunk by chunk, without Ray: for small inputs, notebooks and debuggers.
+"""Run a row job in this process, chunk by chunk, without Ray: for small inputs, notebooks and debuggers.
 
-The same chunks, fates, progress, error budget, retries and parts as with Ray; a run may go on where the other stopped.
+Chunks, fates, progress, error budget, retries and parts are the same as with Ray; each can resume the other's runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raysys.tables.stage import Stage
 
 
 def run_inline(run: TableRun) -> MapResult:
-    """Run all pending chunks, one after the other. Raises RunFailed or InputError, as `raysys.engine.map.run_map`."""
+    """Run all pending chunks, one after the other. Raises like `raysys.engine.drive.drive`."""
     chunks = run.chunks()
     return drive(run, len(chunks), _reports(run, chunks)) if chunks else MapResult()
 
@@ -30,7 +30,7 @@ def _reports(run: TableRun, chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]
 
 
 class _Worker:
-    """Holds the stage, which the first chunk builds, as a worker of Ray does."""
+    """Holds the stage, which is built for the first chunk, as in a Ray worker."""
 
     def __init__(self, run: TableRun) -> None:
         self._run = run
@@ -41,9 +41,9 @@ class _Worker:
             try:
                 return whole_chunk(self._run, chunk, self._built)
             except WorkerBroken as exc:
-                # Its attempts are counted on storage: after a few, the chunk runs item by item and the culprit is
-                # recorded, so this loop ends.
-                print(f"{self._run.job.label}: the stage is built again: {exc}", file=sys.stderr, flush=True)
+                # This loop ends: attempts are counted on storage, and after a few of them the chunk is processed item
+                # by item and the culprit is recorded as an error.
+                print(f"{self._run.job.label}: rebuilding the stage: {exc}", file=sys.stderr, flush=True)
                 self._stage = None
             except Exception as exc:
                 return failure(chunk, exc)

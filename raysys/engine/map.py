@@ -1,7 +1,7 @@
 """Map a stage over the pending chunks of a table with Ray Data: read → stage → commit, streaming.
 
-A chunk travels as ONE row (its description and its items as Arrow IPC bytes), so Ray can neither split nor merge
-chunks, block types are never lost and an empty chunk still arrives. Only small statistics reach the driver.
+A chunk is sent as one row (its description and its items as Arrow IPC bytes), so that Ray can neither split nor merge
+chunks, column types are never lost, and an empty chunk still arrives. Only small statistics reach the driver.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raysys.tables.job import TableJob, TableRun
 
 
 def run_map(run: TableRun) -> MapResult:
-    """Run all pending chunks. Raises RunFailed or InputError, as `raysys.engine.drive.drive` says."""
+    """Run all pending chunks. Raises like `raysys.engine.drive.drive`."""
     chunks = run.chunks()
     if not chunks:
         return MapResult()
@@ -44,7 +44,7 @@ def run_map(run: TableRun) -> MapResult:
 def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
     job, cluster, heavy = run.job, run.job.cluster, run.job.stage.heavy
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours shows rows and fates
+    context.enable_progress_bars = False  # our own progress line shows rows and fates
     context.target_max_block_size = None
     limit_read_ahead(context, cluster.chunks_read if heavy else cluster.max_chunks_read)
     for name, value in cluster.data_context.items():
@@ -55,12 +55,12 @@ def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
     batches = {"batch_size": None, "batch_format": "pyarrow"}
     light = {**batches, "num_cpus": cluster.load_cpus}
     work = run.for_workers()
-    # Ray Data restarts dead workers without limit by default, which is what `AttemptLog` counts on: a poison row is
-    # found by counting deaths on storage, not by giving up on its chunk.
+    # `AttemptLog` relies on Ray Data's default of restarting dead workers without limit: a poison row is found by
+    # counting the failed attempts on storage, not by giving up on its chunk.
     if not heavy:
         kwargs = {"work": OncePerWorker((work, chunks))}
         return dataset.map_batches(whole_chunks, fn_kwargs=kwargs, **batches, **_worker_args(cluster.pool))
-    # Reading and committing carry nothing of the stage: unpickling it would import its model's libraries there too.
+    # Tasks that read and commit do not get the stage: unpickling it would import the model's libraries there as well.
     kwargs = {"load": job.load, "chunks": OncePerWorker(chunks)}
     dataset = dataset.map_batches(read_items, fn_kwargs=kwargs, **light)
     dataset = dataset.map_batches(StageActor, fn_constructor_args=(work,), **batches, **_pool_args(cluster.pool))
@@ -68,7 +68,7 @@ def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
 
 
 def _pool_args(pool: PoolConfig) -> dict[str, Any]:
-    """An actor pool; with several chunks in flight its workers are threaded and hold one more chunk ready."""
+    """Arguments for an actor pool; with several chunks in flight, its actors are threaded and prefetch one chunk."""
     sizes = {"min_size": pool.min_size, "max_size": pool.max_size}
     if pool.chunks_in_flight in (None, 1):
         return {"compute": ray.data.ActorPoolStrategy(**sizes), **_worker_args(pool)}
@@ -94,7 +94,7 @@ def _worker_args(pool: PoolConfig) -> dict[str, Any]:
 
 
 class _Watchdog:
-    """Prints the cluster's resources when no chunk has finished for a while: a silent deadlock looks like patience."""
+    """Prints the cluster's resources when no chunk has finished for a while, to make a deadlock visible."""
 
     def __init__(self, job: TableJob) -> None:
         self._job, self._last, self._stop = job, time.monotonic(), threading.Event()

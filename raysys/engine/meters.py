@@ -1,4 +1,4 @@
-"""What a run uses while it goes on: rows in flight, tokens per second, GPU hours; and the gate of threaded workers."""
+"""Meters of a run: rows in flight, tokens per second, GPU hours; and the gate used by threaded workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Gate:
-    """Any number of chunks at once, or one chunk alone."""
+    """A shared/exclusive lock: any number of chunks at once, or one chunk alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -33,7 +33,7 @@ class Gate:
 
 
 class Gauge:
-    """What one worker knows about itself: how long it lives and how many rows it has in hand."""
+    """One worker's meter: how long it has been alive and how many rows it is processing."""
 
     def __init__(self) -> None:
         self._id, self._began_s = uuid.uuid4().hex, time.monotonic()
@@ -50,26 +50,26 @@ class Gauge:
                 self._rows -= n_rows
 
     def read(self) -> dict[str, Any]:
-        """{"id", "alive_s", "rows": in hand now}"""
+        """{"id", "alive_s", "rows": being processed now}"""
         with self._lock:
             return {"id": self._id, "alive_s": time.monotonic() - self._began_s, "rows": self._rows}
 
 
 SILENT_S = 600.0
-"""A worker that has reported nothing for so long holds no rows: it is dead, or was taken away."""
+"""A worker that has not reported for this long is assumed dead or preempted: its rows are not counted."""
 
 
 class Meters:
     """The driver's sums over the reports of finished chunks."""
 
     def __init__(self, num_gpus: float = 0.0, clock_s: Callable[[], float] = time.monotonic) -> None:
-        """num_gpus: of one worker; a worker's GPU hours count from its start to its latest report."""
+        """num_gpus: GPUs per worker. A worker's GPU hours are counted from its start to its latest report."""
         self._num_gpus, self._clock_s = num_gpus, clock_s
         self.sums: dict[str, int] = {}
         self._workers: dict[str, dict[str, Any]] = {}
 
     def add(self, report: dict[str, Any]) -> None:
-        """{"sums": {column: n}, "worker": a `Gauge` reading}; both may be missing."""
+        """Add a report: {"sums": {column: n}, "worker": a `Gauge` reading}. Both are optional."""
         for name, value in report.get("sums", {}).items():
             self.sums[name] = self.sums.get(name, 0) + value
         if worker := report.get("worker"):
@@ -80,7 +80,7 @@ class Meters:
         return sum(w["alive_s"] for w in self._workers.values()) * self._num_gpus / 3600
 
     def totals(self) -> dict[str, Any]:
-        """For the summary of a run; empty when nothing was metered."""
+        """Values for the summary of a run; empty if nothing was metered."""
         return ({"meters": self.sums} if self.sums else {}) | (
             {"gpu_hours": round(self.gpu_hours, 4)} if self._num_gpus else {}
         )

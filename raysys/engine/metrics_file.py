@@ -1,4 +1,4 @@
-"""A file of a run that grows while it runs, also where the output lies on an object store, which cannot append."""
+"""A file that grows during a run, even if the output is on an object store, which cannot append."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from raysys.tables import Store
 
 UPLOAD_S = 60.0
-"""Seconds between two copies to an object store: what a driver that dies takes with it, at most."""
+"""Seconds between two uploads to an object store: at most this much is lost if the driver dies."""
 
 
 @contextmanager
 def appended(folder: Store, name: str, every_s: float = UPLOAD_S) -> Iterator[Path]:
-    """A local path to append to. Behind an object store it is a copy, which is uploaded now and then and at the end."""
+    """A local path to append to. For an object store it is a copy, uploaded every `every_s` seconds and at the end."""
     if folder.is_local:
         yield Path(folder.path(name))
         return
@@ -42,7 +42,7 @@ def _upload_now_and_then(folder: Store, name: str, copy: Path, ended: threading.
             try:
                 folder.write(name, copy.read_bytes())
                 uploaded = size
-            except Exception as exc:  # a plot is not worth the run; what a result needs is written elsewhere
-                print(f"{folder.path(name)} was not written: {type(exc).__name__}: {exc}", file=sys.stderr)
+            except Exception as exc:  # not worth failing the run: this file is only plotted
+                print(f"could not write {folder.path(name)}: {type(exc).__name__}: {exc}", file=sys.stderr)
         if is_last:
             return

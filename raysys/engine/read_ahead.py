@@ -1,7 +1,7 @@
-"""How many chunks are read before their turn: the bound on what waits in Ray's object store.
+"""Limit how many chunks are read ahead, and so how many wait in Ray's object store.
 
-Ray Data limits queues by their share of the object store, which is far more than a stage needs: 28 chunks of 5 MiB
-waited for one slow worker when nothing else held them back. Pixels want a number that can be stated.
+Ray Data limits queues only by their fraction of the object store, which is far more than a stage needs: without this
+limit, 28 chunks of 5 MiB waited for one slow worker. For pixels the limit must be an explicit number.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 
 READ, STAGE = "read_items", "StageActor"
-"""Functions of `raysys.engine.workers`; Ray names its operators by them."""
+"""Names in `raysys.engine.workers`, which Ray uses in the names of its operators."""
 
 _MAX_CHUNKS = "raysys_max_chunks_read"
 
 
 class ReadAhead(BackpressurePolicy):
-    """No new reading task while `max_chunks_read` chunks are being read, wait, or are in work."""
+    """Starts no new reading task while `max_chunks_read` chunks are being read, waiting or being processed."""
 
     def can_add_input(self, op: Any) -> bool:
-        # Where reading is fused into the worker (CPU stages), nothing waits between them.
+        # If Ray fuses reading into the stage's operator (CPU stages), nothing waits between them.
         if READ not in op.name or STAGE in op.name:
             return True
         (stage,) = op.output_dependencies
@@ -34,7 +34,7 @@ class ReadAhead(BackpressurePolicy):
 
 
 def limit_read_ahead(context: DataContext, max_chunks: int | None) -> None:
-    """Set or, with None, remove the limit for the datasets that are made from now on."""
+    """Set the limit for datasets created from now on; None removes it."""
     policies = [*ENABLED_BACKPRESSURE_POLICIES, *([ReadAhead] if max_chunks is not None else [])]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
     context.set_config(_MAX_CHUNKS, max_chunks)

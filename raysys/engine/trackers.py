@@ -1,4 +1,4 @@
-"""Optional experiment trackers of rank 0: TensorBoard event files and MLflow. Off unless the config asks."""
+"""Optional experiment trackers on rank 0: TensorBoard event files and MLflow. Off by default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raysys.errors import InputError, MissingExtra
 
 
 class Trackers:
-    """Logs scalars to the trackers that are switched on; none is fine."""
+    """Logs scalars to the enabled trackers, if any."""
 
     def __init__(self, folder: str, name: str, config: TrainClusterConfig) -> None:
         self._tensorboard: Any = None
@@ -41,7 +41,7 @@ class Trackers:
 
 
 def _mlflow_run(uri: str, folder: str, name: str) -> Any:
-    """An MLflow run for this output folder: the same one after a resume, so that the curve goes on."""
+    """The MLflow run of this output folder. A resumed training continues the same run."""
     try:
         import mlflow
     except ImportError:

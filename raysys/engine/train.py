@@ -1,6 +1,6 @@
 """A training on Ray Train: workers, checkpoints on storage, resume by the same folder.
 
-The loop itself (`raysys.training`) knows no Ray: it gets a `Worker` from here (engine/train_worker.py).
+The loop itself (`raysys.training`) does not depend on Ray: it gets a `Worker` (engine/train_worker.py).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One training: `loop(worker, loop_config)` runs on every worker; everything it leaves lies under `folder`.
+    """One training: `loop(worker, loop_config)` runs on every worker and writes only under `folder`.
 
-    name: shown in the progress line; total_steps: for percentage and ETA.
+    name: shown in the progress line. total_steps: for percentage and ETA.
     """
 
     name: str
@@ -62,7 +62,7 @@ def run_training(job: TrainJob) -> Checkpoint:
 
 def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:
     cluster = job.cluster
-    # Ray Train would start its workers in a folder of its own, where a relative training_set names nothing.
+    # Otherwise Ray Train starts its workers in its own folder, where relative paths of the config do not exist.
     os.environ.setdefault(RAY_CHDIR_TO_TRIAL_DIR, "0")
     workers: Any = cluster.num_workers
     if cluster.min_workers is not None:
@@ -95,7 +95,7 @@ def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:
 
 
 def _user_mistake(exc: BaseException) -> InputError | None:
-    """The InputError that a worker raised, if that is what ended the training."""
+    """The InputError raised by a worker, if one ended the training."""
     for failure in getattr(exc, "worker_failures", {}).values():
         cause = failure
         while cause is not None:

@@ -1,4 +1,4 @@
-"""Inside Ray Train's workers: the `Worker` that the training loop gets, metrics.jsonl, requests from outside."""
+"""What runs inside Ray Train's workers: the training loop's `Worker`, metrics.jsonl, stop and preemption requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 STOP_POLL_S = 1.0
-"""How late a worker may learn that its driver wants to stop."""
+"""Interval at which a worker asks whether its driver wants to stop."""
 
 
 @ray.remote(num_cpus=0)
@@ -46,7 +46,7 @@ class StopFlag:
 
 
 def run_worker(config: Mapping[str, Any]) -> None:
-    """What Ray Train runs on every worker: the job's loop, with the newest checkpoint to go on from."""
+    """What Ray Train runs on every worker: the job's loop, resuming from the newest checkpoint."""
     job: TrainJob = config["job"]
     torch.use_deterministic_algorithms(True, warn_only=True)
     checkpoint = ray.train.get_checkpoint()
@@ -63,9 +63,9 @@ def run_worker(config: Mapping[str, Any]) -> None:
 
 
 class RayWorker:
-    """One worker of Ray Train. Checkpoints go to `<folder>/checkpoints`, each worker's files uploaded by itself.
+    """One worker of Ray Train. Checkpoints go to `<folder>/checkpoints`; each worker uploads its own files.
 
-    Ray takes note of a checkpoint when all workers have uploaded theirs; only then can a resumed run find it.
+    Ray registers a checkpoint once all workers have uploaded their files; only then can a resumed run find it.
     """
 
     def __init__(self, job: TrainJob, stop: ActorHandle) -> None:
@@ -80,11 +80,11 @@ class RayWorker:
         self._unpublished: Path | None = None
 
     def requested(self) -> Request:
-        """STOP when the driver wants to; CHECKPOINT once for each announcement that a node will be taken away.
+        """STOP when the driver wants to stop; CHECKPOINT once for each announced preemption of a node.
 
-        After a preemption Ray starts the workers again from the newest checkpoint, on other nodes; a worker that
-        returned would end the run. `ray.train.get_preemption_info` tells the same, but as a barrier of all workers;
-        the loop has its own, cheaper way to agree.
+        After a preemption Ray restarts the workers from the newest checkpoint on other nodes; a worker that returned
+        would end the run. `ray.train.get_preemption_info` gives the same information, but is a barrier of all workers;
+        the loop has a cheaper way to agree (`Agreement`).
         """
         if self._stop.is_set():
             return Request.STOP
@@ -95,19 +95,19 @@ class RayWorker:
         return Request.NOTHING
 
     def report(self, metrics: dict[str, float]) -> None:
-        """To metrics.jsonl and the trackers, from rank 0. Ray Train fetches one report every 2 s: only checkpoints go
-        that way."""
+        """Write to metrics.jsonl and the trackers, on rank 0. `ray.train.report` is used for checkpoints only, because
+        Ray Train fetches one report every 2 s."""
         if self._metrics is not None and self._trackers is not None:
             self._metrics.add(metrics)
             self._trackers.log(metrics)
 
     def checkpoint_folder(self, step: int) -> Path:
-        """On the worker's own disk: workers on one machine must not delete each other's files."""
+        """A temporary folder of this worker: workers on one machine must not delete each other's files."""
         self._unpublished = Path(tempfile.mkdtemp(prefix=f"raysys-step-{step:08d}-"))
         return self._unpublished
 
     def publish(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
-        """Upload in the background; Ray deletes the folder then, and waits for it before it ends the worker."""
+        """Upload in the background. Ray then deletes the folder, and waits for the upload before it ends the worker."""
         if self._metrics is not None:
             self._metrics.flush()
         self._unpublished = None
@@ -122,7 +122,7 @@ class RayWorker:
 
 
 def _watch(flag: ActorHandle) -> threading.Event:
-    """An event that is set soon after the flag. The thread ends with the process, or with the flag's actor."""
+    """An event that is set soon after the flag. Its thread ends with the process or with the flag's actor."""
     found = threading.Event()
 
     def poll() -> None:
@@ -138,14 +138,14 @@ def _watch(flag: ActorHandle) -> threading.Event:
 
 
 class MetricsFile:
-    """metrics.jsonl: one record per report. Steps that a resumed run does again replace their old records."""
+    """metrics.jsonl: one record per report. Records of steps that a resumed run repeats replace the old ones."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._records: list[dict[str, Any]] | None = None
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Append on a disk; an object store, which cannot append, gets the whole file at each checkpoint."""
+        """Append on a disk. An object store cannot append; it gets the whole file at each checkpoint."""
         record = {"time": time.time(), **metrics}
         resumed = self._records is None
         if self._records is None:
@@ -157,7 +157,7 @@ class MetricsFile:
             self._store.append(METRICS, _line(record))
 
     def flush(self) -> None:
-        """Make sure that the store holds every record."""
+        """Ensure that the store holds every record."""
         if not self._store.is_local:
             self._write()
 
@@ -166,7 +166,7 @@ class MetricsFile:
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """The records of a training's metrics.jsonl; [] when there are none yet."""
+    """The records of a training's metrics.jsonl; [] if the file does not exist yet."""
     try:
         lines = store.read(METRICS).decode().splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What runs inside Ray's workers: every function takes and returns rows that each stand for one chunk."""
+"""What runs inside Ray's workers. Every function takes and returns tables with one row per chunk."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 class OncePerWorker(Generic[T]):
-    """A value of the driver that each worker process unpacks once, however many tasks it gets.
+    """A value from the driver that each worker process deserializes once, however many tasks it runs.
 
-    Arguments of tasks are unpacked by every one of them: a plan of 390,000 chunks takes two seconds.
+    Ordinary arguments are deserialized in every task, which takes two seconds for a plan of 390,000 chunks.
     """
 
     def __init__(self, value: T) -> None:
@@ -68,7 +68,7 @@ class StageActor:
         try:
             self._stage = run.job.build()
         except InputError as exc:
-            # Raised here it would reach the user as the death of an actor, after Ray had tried again.
+            # Raised here, it would reach the user as an actor failure, after Ray had retried.
             self._mistake = exc
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -79,20 +79,21 @@ class StageActor:
         return _guarded(self._stage_one, chunk, chunk, row["items"])
 
     def _stage_one(self, chunk: Chunk, data: bytes) -> dict[str, Any]:
-        """A chunk that runs item by item, to find the one that kills, runs alone: its neighbors would be blamed."""
+        """Process one chunk. A chunk that runs item by item, to find the item that kills the worker, runs alone, so
+        that no other chunk is blamed."""
         if self._mistake is not None:
             raise self._mistake
         items = _from_ipc(data)
         log = AttemptLog(self._run.output.folder, chunk.name)
-        # The gate first: a chunk that only waits at it has not begun, and is not to be blamed when the worker dies.
+        # The gate comes first: a chunk that is still waiting has not begun and must not be blamed if the worker dies.
         with self._gate.hold(alone=log.is_suspect), log, self._gauge.holding(len(items)):
             table = rows_of(self._run, chunk, items, self._stage, log)
-            gauge = self._gauge.read()  # with this chunk's rows: they were in flight until now
+            gauge = self._gauge.read()  # includes this chunk's rows, which were in flight until now
         return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(gauge)}
 
 
 def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
-    """Chunks with rows → parts on storage; only counts go on to the driver."""
+    """Chunks with rows → parts on storage; only the reports go to the driver."""
     rows = batch.to_pylist()
     return _reports([r if _broken(r) else _guarded(_commit_one, Chunk.from_json(r["chunk"]), target, r) for r in rows])
 
@@ -104,7 +105,7 @@ def _commit_one(target: Target, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_chunks(batch: pa.Table, work: OncePerWorker[tuple[TableRun, list[Chunk]]]) -> pa.Table:
-    """Read, stage and commit in one task, for stages that load nothing: no row leaves the worker."""
+    """Read, process and commit in one task, for stages without a model: no row leaves the worker."""
     run, chunks = work.get()
     wanted = [chunks[i] for i in batch["id"].to_pylist()]
     return _reports([_guarded(whole_chunk, chunk, run, chunk, partial(_stage_of, run)) for chunk in wanted])
@@ -114,19 +115,19 @@ _STAGES: dict[str, Stage] = {}
 
 
 def _stage_of(run: TableRun) -> Stage:
-    """The stage of this run in this worker process, built by its first chunk."""
+    """The stage of this run in this worker process, built for the first chunk."""
     if run.id not in _STAGES:
-        _STAGES.clear()  # an earlier run's: its memory is wanted back
+        _STAGES.clear()  # free the memory of an earlier run's stage
         _STAGES[run.id] = run.job.build()
     return _STAGES[run.id]
 
 
 def _guarded(function: Callable[..., dict], chunk: Chunk, *args: Any) -> dict[str, Any]:
-    """A chunk whose reading or commit fails stays pending and is reported; a user mistake stops the run."""
+    """Call `function` and turn an exception into a report: the chunk stays pending; an InputError stops the run."""
     try:
         return function(*args)
     except WorkerBroken as exc:
-        # A process of its own ends with its engine; Ray starts a new one and gives it the same chunk.
+        # The worker process ends together with its engine; Ray starts a new one and gives it the same chunk.
         print(f"worker {os.getpid()} ends: {exc}", file=sys.stderr, flush=True)
         os._exit(1)
     except Exception as exc:

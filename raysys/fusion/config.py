@@ -1,4 +1,4 @@
-"""What is fused, how strongly, and where the fusion set lies."""
+"""Configuration of dual fusion and of the baseline mitigations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ class FusionConfig(Config):
 
     level: Literal["none", "embedding", "token"] = Field(
         "none",
-        description="none: plain training. embedding: mix latents and text states. token: mix latents, append captions",
+        description="none = plain training; embedding = mix latents and text states; token = mix latents and captions",
     )
     w_lat: float = Field(0.1, ge=0, le=1, description="weight of the fusion image's latents (Eq. 1); 0 = none")
     w_emb: float = Field(
         0.5, ge=0, le=1, description="weight of the fusion caption's states (Eq. 2); embedding level only"
     )
     set: Annotated[str | None, OPERATIONAL] = Field(
-        None, description="folder of the assembled fusion set; each distinct caption is a class; counts by its contents"
+        None,
+        description="folder of the assembled fusion set, identified by its contents; each distinct caption is a class",
     )
 
     @model_validator(mode="after")
@@ -32,10 +33,10 @@ class FusionConfig(Config):
 
 
 class CaptionMitigationConfig(Config):
-    """A baseline mitigation applied to the captions or text states while training (SPEC: GN, RC, CWR, RT)."""
+    """A baseline mitigation applied to captions or text states during training (GN, RC, CWR or RT)."""
 
     kind: Literal["none", "gaussian_noise", "random_caption", "word_repetition", "random_tokens"] = Field(
-        "none", description="which one; gaussian_noise changes text states, the others rewrite the caption"
+        "none", description="gaussian_noise changes the text states, the others rewrite the caption"
     )
-    probability: float = Field(0.4, ge=0, le=1, description="chance that a caption is rewritten, per sample and step")
+    probability: float = Field(0.4, ge=0, le=1, description="probability of rewriting a caption, per sample and step")
     scale: float = Field(0.1, ge=0, description="gaussian_noise: standard deviation of the noise on the text states")

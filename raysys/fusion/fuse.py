@@ -1,7 +1,7 @@
 """Dual fusion (Li, Chen, Zhang, Beerel, ICASSP 2024, arXiv 2309.07254): pure functions on batches.
 
-Legend: B batch · C,h,w latent channels, height, width · T tokens · D hidden size of the text encoder.
-"ft" = the caption or image that is trained on, "fu" = the one that is mixed in from the fusion set.
+B: batch size; C, h, w: latent channels, height, width; T: tokens; D: hidden size of the text encoder.
+"ft" is the caption or image that is trained on, "fu" the one from the fusion set that is mixed in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raysys.models.family import Conditioning
 
 
 def fuse_latents(latents: torch.Tensor, fusion_latents: torch.Tensor, w_lat: float) -> torch.Tensor:
-    """Eq. 1: (1 − w_lat)·VE(x_ft) + w_lat·VE(x_fu), on clean, scaled latents [B, C, h, w], before any noising.
+    """Eq. 1: (1 − w_lat)·VE(x_ft) + w_lat·VE(x_fu), on clean, scaled latents [B, C, h, w], before noise is added.
 
     The training target (ε or v) must be computed from the result. w_lat = 0 returns `latents` itself, bit for bit.
     """
@@ -25,9 +25,9 @@ def fuse_latents(latents: torch.Tensor, fusion_latents: torch.Tensor, w_lat: flo
 def fuse_conditioning(own: Conditioning, fusion: Conditioning, w_emb: float) -> Conditioning:
     """Eq. 2: (1 − w_emb)·TE(y_ft) + w_emb·TE(y_fu), on the full last hidden states [B, T, D].
 
-    Captions of a family that pads and does not mask are mixed padding included, as in the paper. Of captions with
-    different T the shorter one counts as zeros beyond its end, and a position is attended to where either caption has
-    a token. w_emb = 0 returns `own` itself, bit for bit.
+    Without masks, captions are mixed including their padding, as in the paper. If T differs, the shorter caption is
+    padded with zeros, and a position is attended to if either caption has a token there. w_emb = 0 returns `own`
+    itself, bit for bit.
     """
     if w_emb == 0.0:
         return own
@@ -39,10 +39,9 @@ def fuse_conditioning(own: Conditioning, fusion: Conditioning, w_emb: float) -> 
 
 
 def join_captions(caption: str, fusion_caption: str) -> str:
-    """Token-level fusion (Eq. 3): y_fu appended to y_ft; the joined caption is then encoded as one.
+    """Token-level fusion (Eq. 3): append y_fu to y_ft; the joined caption is then encoded.
 
-    A full stop that ends y_ft goes, as in the authors' code: it would cut the appended words off from the sentence.
-    An empty fusion caption is the identity.
+    A period at the end of y_ft is removed, as in the authors' code. An empty fusion caption changes nothing.
     """
     fusion_caption = fusion_caption.strip()
     if not fusion_caption:
@@ -51,10 +50,10 @@ def join_captions(caption: str, fusion_caption: str) -> str:
 
 
 def draw_fusion(rng: np.random.Generator, class_index: Sequence[Sequence[int]]) -> int:
-    """One image of the fusion set: a class uniformly, then an image of that class uniformly.
+    """Draw one image of the fusion set: first a class, then an image of that class, both uniformly.
 
-    `class_index[k]` holds the image indices of class k. A rare class is therefore drawn as often as a common one.
-    Always takes exactly two numbers from `rng`, whatever the sizes, so that later draws do not depend on the set.
+    class_index[k]: the image indices of class k. Rare classes are drawn as often as common ones. Always takes exactly
+    two numbers from `rng`, so that later draws do not depend on the set.
     """
     u_class, u_image = rng.random(2)
     images = class_index[int(u_class * len(class_index))]
@@ -67,5 +66,5 @@ def _mix(own: torch.Tensor, other: torch.Tensor, weight: float, name: str) -> to
     if own.shape != other.shape:
         raise ValueError(f"cannot fuse shapes {tuple(own.shape)} and {tuple(other.shape)}")
     if weight == 0.0:
-        return own  # not own·1 + other·0: that turns −0.0 into 0.0 and an infinite `other` into NaN
+        return own  # own·1 + other·0 would turn −0.0 into 0.0 and an infinite `other` into NaN
     return own * (1.0 - weight) + other * weight

@@ -1,8 +1,8 @@
 """Baseline mitigations (Somepalli et al., NeurIPS 2023, arXiv 2305.20086), as pure functions.
 
-All draw from a numpy Generator that the caller seeds, and take `probability` (0.4 in the papers; 1 at inference).
+Caption transforms draw from a NumPy Generator and have a `probability` (0.4 in the papers; 1 at inference).
 Abbreviations of the papers: GN Gaussian noise, RC random caption, CWR caption word repetition, RT random token
-insertion. MC, multiple captions, is the loader's: an assembled set may hold several captions of an image.
+insertion. MC (multiple captions) is implemented by the loader: an assembled set may have several captions per image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INSERTIONS = 2
 
 
 class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
+    """The part of the Hugging Face tokenizer interface that is used here."""
 
     all_special_ids: list[int]
 
@@ -34,23 +34,23 @@ def gaussian_noise(prompt_embeds: torch.Tensor, noise: torch.Tensor, scale: floa
 
 
 def random_caption(caption: str, rng: np.random.Generator, tokenizer: Tokenizer, probability: float) -> str:
-    """RC: with `probability` the whole caption becomes 4 random tokens."""
+    """RC: with `probability`, replace the whole caption by 4 random tokens."""
     if rng.random() >= probability:
         return caption
     return " ".join(_random_word(rng, tokenizer) for _ in range(RANDOM_CAPTION_TOKENS))
 
 
 def random_tokens(caption: str, rng: np.random.Generator, tokenizer: Tokenizer, probability: float) -> str:
-    """RT: with `probability` 2 random tokens are inserted, each at a uniform place among the words, ends included."""
+    """RT: with `probability`, insert 2 random tokens, each at a uniformly drawn place between words or at an end."""
     if rng.random() >= probability:
         return caption
     return _insert(caption.split(), [_random_word(rng, tokenizer) for _ in range(INSERTIONS)], rng)
 
 
 def word_repetition(caption: str, rng: np.random.Generator, tokenizer: Tokenizer, probability: float) -> str:
-    """CWR: with `probability` 2 words drawn (with replacement) from the caption itself are inserted at random places.
+    """CWR: with `probability`, insert 2 words of the caption, drawn with replacement, at random places.
 
-    `tokenizer` is not used; it is there so that the three caption transforms have one signature.
+    `tokenizer` is not used; it gives the three caption transforms the same signature.
     """
     words = caption.split()
     if rng.random() >= probability or not words:
@@ -73,7 +73,7 @@ def _insert(words: list[str], new: list[str], rng: np.random.Generator) -> str:
 
 
 def _random_word(rng: np.random.Generator, tokenizer: Tokenizer) -> str:
-    """A uniformly drawn token that is not special, decoded. Ids that decode to blanks are drawn again."""
+    """A uniformly drawn, decoded token, without special tokens and tokens that decode to white space."""
     special = set(tokenizer.all_special_ids)
     while True:
         token = int(rng.integers(len(tokenizer)))

@@ -18,8 +18,8 @@ from raysys.rows import bytes_to_array, text_states_of
 
 @dataclass(frozen=True)
 class FusionBucket:
-    """The fusion images of one latent size. `class_index[k]` = the images of class k; a class = a distinct caption (the
-    first one of an image that has several)."""
+    """The fusion images of one latent size. class_index[k]: the images of class k. A class is a distinct caption; of
+    several captions of an image, the first is used."""
 
     latents: torch.Tensor  # [N, C, h, w] float32, scaled
     conditioning: Conditioning  # float32, of K captions: one per class
@@ -28,7 +28,7 @@ class FusionBucket:
     class_index: tuple[np.ndarray, ...]
 
     def draw(self, rng: np.random.Generator) -> int:
-        """The index of one image: class uniform, then image uniform."""
+        """Draw the index of one image, see `draw_fusion`."""
         return draw_fusion(rng, self.class_index)
 
 
@@ -39,10 +39,10 @@ class FusionSet:
     buckets: dict[str, FusionBucket]
 
     def bucket(self, name: str) -> FusionBucket:
-        """The images of latent size `name`; InputError when the set has none of that size."""
+        """The images of latent size `name`. Raises InputError if the set has none of this size."""
         if name not in self.buckets:
             raise InputError(
-                f"the fusion set has no image of latent size {name}; it has {sorted(self.buckets)}",
+                f"the fusion set has no images of latent size {name}; it has {sorted(self.buckets)}",
                 "encode the fusion set at the sizes of the training set",
             )
         return self.buckets[name]
@@ -56,7 +56,7 @@ class FusionSet:
                 if row["outcome"] == KEPT:
                     rows_of.setdefault(row["bucket"], []).append(row)
         if not rows_of:
-            raise InputError("the fusion set holds no kept row", "give a folder with an assembled set of images")
+            raise InputError("the fusion set has no kept rows", "give a folder with an assembled set of images")
         return cls({name: _bucket(rows) for name, rows in sorted(rows_of.items())})
 
 

@@ -1,12 +1,11 @@
-"""Assemble the training set: a global shuffle into Parquet parts of one bucket each, manifest last, one rename.
+"""Assemble the training set: a global shuffle into Parquet parts, each with latents of one size (bucket).
 
     rows (any order) ──scatter by hash──▶ spill files ──sort each by hash──▶ part-00000.parquet … + manifest.json
 
-The order is a pure function of (seed, row_id, copy), not of the order of arrival: rows are sorted by a keyed hash, and
-the spill file is chosen by the top bits of that hash, so that sorted spills in a row are sorted as a whole. Memory
-holds one buffer of input rows (256 MiB), or one spill (≈ 1/n_spills of a bucket; below 2 GiB, or a clear error asks
-for more spills), never the set.
-It is a global step: the job publishes its folder as a whole, and redoes it as a whole after a crash.
+The order is a pure function of (seed, row_id, copy) and does not depend on the input order: rows are sorted by a keyed
+hash. The top bits of the hash select the spill file, so that the concatenated sorted spills are sorted. Memory holds
+one buffer of input rows (256 MiB) or one spill (about 1/n_spills of a bucket, at most 2 GiB), never the whole set.
+This is a whole step: the job publishes its folder atomically and starts over after a crash.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from raysys.rows import TRAINING_SET
 
 MANIFEST = "manifest.json"
 SCATTER_ROWS, SCATTER_BYTES = 4096, 256 << 20
-"""Input gathered before a scatter, so that small input tables do not become many tiny record batches."""
+"""Input buffered before it is written to spills, so that small input tables do not become many tiny record batches."""
 MAX_SPILL_BYTES = (2 << 30) - (64 << 20)
-"""Arrow's binary columns count bytes in 32 bits, and a spill is sorted in memory."""
+"""A spill is sorted in memory, and offsets in Arrow's binary columns have 32 bits."""
 ROW_GROUP_ROWS = 256
 
 
@@ -47,11 +46,12 @@ def assemble(
     n_spills: int = 32,
     encoders: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Shuffle kept rows of the TRAINING_SET schema into `folder`, which is missing or empty; return the manifest.
+    """Shuffle kept TRAINING_SET rows into `folder`, which must be missing or empty; return the manifest.
 
-    Rows that are not kept are counted in the manifest under `rows`, not written. `encoders` goes into the manifest as
-    it is: places and hashes of what made latents and text states.
-    Raises InputError on a wrong schema, no kept row, a (row_id, copy) that comes twice, or arrays of mixed sizes.
+    Rows that are not kept are only counted, in the manifest's `rows`. encoders: copied into the manifest; paths and
+    hashes of the models that made latents and text states.
+    Raises InputError for a wrong schema, no kept rows, a repeated (row_id, copy), arrays of mixed sizes in a bucket, or
+    a spill that is too large.
     """
     if part_rows < 1 or n_spills < 1:
         raise ValueError(f"part_rows = {part_rows} and n_spills = {n_spills} must be ≥ 1")
@@ -60,8 +60,8 @@ def assemble(
     spills.mkdir(parents=True)
     counts = _scatter(rows, spills, seed, n_spills)
     if counts.kept == 0:
-        what = f"no kept row to assemble ({counts.as_dict()})"
-        raise InputError(what, "look at the outcomes of the tables it joins")
+        what = f"no kept rows to assemble ({counts.as_dict()})"
+        raise InputError(what, "check the outcomes of the joined tables with `raysys status`")
     manifest = _write_parts(spills, folder, part_rows)
     manifest |= {"seed": seed, "part_rows": part_rows, "rows": counts.as_dict(), "encoders": dict(encoders or {})}
     shutil.rmtree(spills)
@@ -70,7 +70,7 @@ def assemble(
 
 
 def shuffle_keys(row_ids: Iterable[str], copies: Iterable[int], seed: int) -> np.ndarray:
-    """uint64 [N]: the sort key of each row, a hash of (seed, row_id, copy) that is the same on every machine."""
+    """The sort key of each row, uint64 [N]: a platform-independent hash of (seed, row_id, copy)."""
     salt = f"{seed}\x00".encode()
     digests = (
         hashlib.blake2b(salt + f"{row_id}\x00{copy}".encode(), digest_size=8).digest()
@@ -103,7 +103,7 @@ def _scatter(rows: Iterable[pa.Table], spills: Path, seed: int, n_spills: int) -
 
 
 def _gather(rows: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
-    """Kept rows of the input tables in tables of about SCATTER_ROWS rows."""
+    """The kept rows of the input tables, in tables of about SCATTER_ROWS rows."""
     pending: list[pa.Table] = []
     for table in rows:
         if set(table.schema.names) != set(TRAINING_SET.schema.names):
@@ -122,7 +122,7 @@ def _gather(rows: Iterable[pa.Table], counts: Counts) -> Iterator[pa.Table]:
 
 
 def _write_parts(spills: Path, folder: Path, part_rows: int) -> dict[str, Any]:
-    """Sort spill by spill and cut each bucket into parts; return the manifest's parts, buckets, licenses, captions."""
+    """Sort each spill and write each bucket as parts; return the manifest's parts, buckets, licenses and captions."""
     parts: list[dict[str, Any]] = []
     licenses: Counter[str] = Counter()
     buckets: Counter[str] = Counter()
@@ -148,13 +148,13 @@ def _write_parts(spills: Path, folder: Path, part_rows: int) -> dict[str, Any]:
 
 
 def _widths_and_types(table: pa.Table) -> set[tuple[int, str]]:
-    """{(D, dtype)} of the text states of a table; T may differ from caption to caption."""
+    """{(D, dtype)} of a table's text states [T, D]; T may differ between captions."""
     columns = table.select(["text_states_shapes", "text_states_dtype"]).to_pylist()
     return {(shape[-1], row["text_states_dtype"]) for row in columns for shape in row["text_states_shapes"]}
 
 
 def _sorted_spills(spills: Path, bucket: str) -> Iterator[pa.Table]:
-    """The spill files of a bucket in key order, each sorted by key; refuses a row that comes twice."""
+    """The spills of a bucket in key order, each sorted by key. Raises InputError for a repeated (row_id, copy)."""
     for path in sorted(spills.glob(f"{bucket}.*.arrow")):
         if (n_bytes := path.stat().st_size) > MAX_SPILL_BYTES:
             raise InputError(
@@ -166,7 +166,7 @@ def _sorted_spills(spills: Path, bucket: str) -> Iterator[pa.Table]:
         for before, after in pairwise(names):
             if before == after:
                 raise InputError(
-                    f"row {after[0]!r} copy {after[1]} comes twice", "give each copy of a row its own number"
+                    f"row {after[0]!r} copy {after[1]} occurs twice", "give each copy of a row its own number"
                 )
         yield table.drop_columns(["_key"])
 

@@ -1,4 +1,4 @@
-"""From an image of any size to the size it is encoded at: which size, which part of the image."""
+"""Resize and crop images of any size to the size at which they are encoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Size = tuple[int, int]
 
 
 def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
-    """The size whose aspect ratio is nearest to the image's, by |log ratio|; the first of equally near ones."""
+    """The size with the nearest aspect ratio to the image's, by |log ratio|; on ties, the first."""
     ratio = math.log(width / height)
     return min(sizes, key=lambda size: abs(ratio - math.log(size[1] / size[0])))
 
@@ -21,8 +21,8 @@ def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
 def cover_box(width: int, height: int, size: Size) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of the largest centered box of a width×height image with the aspect ratio of `size`.
 
-    In source pixels. Resizing this box to `size` is "resize so that the image covers it, then crop the center", in one
-    interpolation and without rounding the box to whole pixels. No flip: a training-time choice, not a stored one.
+    In source pixels. Resizing this box to `size` equals resizing the image to cover `size` and cropping the center, but
+    in one interpolation and without rounding the box to whole pixels.
     """
     target_height, target_width = size
     if min(width, height, target_height, target_width) < 1:

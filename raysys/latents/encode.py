@@ -1,7 +1,7 @@
-"""Kept samples → latents, captions → text states, each encoded once and stored.
+"""Kept samples → latents, and captions → text states, each encoded once and stored.
 
-Both encoders are deterministic: the same image bytes give the same latents, whatever stands beside them in a batch
-(batches are filled up to `batch_size`, because kernels may round differently for other shapes).
+Both encoders are deterministic: the same image bytes give the same latents, independent of the other images in the
+batch. Batches are padded to `batch_size`, because kernels may round differently for other shapes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LatentsConfig(Config):
-    """How images become latents."""
+    """Configuration of the encoding of images."""
 
     family: FamilyName = Field("sd", description="model family of the VAE")
     vae: Place = Field("zoo:vae", description="zoo:<member>, a pipeline folder or a VAE folder")
@@ -46,36 +46,36 @@ class LatentsConfig(Config):
         "null = the square of `resolution`",
     )
     posterior: Literal["mode", "sample"] = Field(
-        "mode", description="mode: the posterior's mean; sample: one draw, its noise from (seed, sample_id)"
+        "mode", description="mode = the posterior's mean; sample = one draw, with noise from (seed, sample_id)"
     )
-    seed: int = Field(0, ge=0, description="of the posterior's noise; unused with mode")
+    seed: int = Field(0, ge=0, description="seed of the posterior's noise; not used with mode")
     batch_size: int = Field(32, ge=1, description="images per VAE call")
     device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of the VAE")
-    limits: DecodeConfig = Field(default_factory=DecodeConfig, description="limits that every image must keep")
+    limits: DecodeConfig = Field(default_factory=DecodeConfig, description="limits for decoding every image")
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """The sizes that images are cropped to."""
+        """The sizes to which images are cropped."""
         return self.buckets or ((self.resolution, self.resolution),)
 
 
 class TextConfig(Config):
-    """How captions become text states."""
+    """Configuration of the encoding of captions."""
 
     family: FamilyName = Field("sd", description="model family of the text encoder")
     text_encoder: Place = Field("zoo:text_encoder", description="zoo:<member>, a pipeline folder or an encoder folder")
-    tokenizer: Place | None = Field(None, description="a tokenizer folder; null = the one beside the text encoder")
+    tokenizer: Place | None = Field(None, description="a tokenizer folder; null = the one saved with the text encoder")
     batch_size: int = Field(64, ge=1, description="captions per encoder call")
     device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of the text encoder")
 
 
 class LatentEncoder:
-    """Images → scaled latents. Holds the autoencoder; calls are pure."""
+    """Images → scaled latents. Holds the autoencoder; calls have no side effects."""
 
     def __init__(self, config: LatentsConfig) -> None:
-        """Load the autoencoder. InputError when it is missing or a size does not divide."""
+        """Load the autoencoder. Raises InputError if it is missing or a size is not a multiple of its downscale."""
         self.config = config
         self.autoencoder = family(config.family).load_autoencoder(config.vae, DTYPES[config.dtype], config.device)
         factor = self.autoencoder.downscale
@@ -87,17 +87,17 @@ class LatentEncoder:
             )
 
     def latents_shape(self, size: Size) -> tuple[int, int, int]:
-        """[C, h, w] of the latents of an image of `size` (height, width)."""
+        """The shape [C, h, w] of the latents of an image of `size` (height, width)."""
         factor = self.autoencoder.downscale
         return self.autoencoder.latent_channels, size[0] // factor, size[1] // factor
 
     def __call__(self, images: Sequence[np.ndarray], sample_ids: Sequence[str] | None = None) -> list[np.ndarray]:
-        """uint8 RGB images [H, W, 3] of any sizes → their latents, float32 [C, h, w], times the scaling_factor.
+        """uint8 RGB images [H, W, 3] of any size → latents, float32 [C, h, w], multiplied by the scaling_factor.
 
-        `sample_ids` name the images and are needed with posterior "sample", where the noise comes from them.
+        sample_ids: ids of the images, required for posterior "sample", whose noise is derived from them.
         """
         if self.config.posterior == "sample" and sample_ids is None:
-            raise ValueError('posterior = "sample" needs sample_ids: the noise belongs to the image')
+            raise ValueError('posterior = "sample" needs sample_ids: the noise is derived from them')
         ids = sample_ids if sample_ids is not None else [""] * len(images)
         places_of: dict[Size, list[int]] = {}
         for place, image in enumerate(images):
@@ -110,7 +110,7 @@ class LatentEncoder:
         return [found[place] for place in range(len(images))]
 
     def _encode(self, images: list[np.ndarray], names: list[str], size: Size) -> np.ndarray:
-        """One batch at one size."""
+        """Encode one batch at one size."""
         cropped = _filled([resize_cover(image, size) for image in images], self.config.batch_size)
         noise = None
         if self.config.posterior == "sample":
@@ -123,19 +123,19 @@ class LatentEncoder:
 
 @dataclass(frozen=True)
 class CaptionStates:
-    """What a text encoder made of one caption."""
+    """The text states of one caption."""
 
     states: np.ndarray
-    """float32 [T, D]: of the caption's tokens, or of all max_length tokens where the encoder gives no mask."""
+    """float32 [T, D]: of the caption's tokens, or of all max_length tokens if the encoder returns no mask."""
     n_tokens: int
-    """Special tokens included, before padding and truncation."""
+    """Number of tokens before padding and truncation, including special tokens."""
 
 
 class CaptionEncoder:
-    """Captions → text states. Holds the text encoder; calls are pure."""
+    """Captions → text states. Holds the text encoder; calls have no side effects."""
 
     def __init__(self, config: TextConfig) -> None:
-        """Load tokenizer and encoder; InputError when one is missing or damaged."""
+        """Load tokenizer and encoder. Raises InputError if one is missing or damaged."""
         self.config = config
         self.text_encoder = family(config.family).load_text_encoder(
             config.text_encoder, config.tokenizer, DTYPES[config.dtype], config.device
@@ -143,17 +143,17 @@ class CaptionEncoder:
 
     @property
     def states_dtype(self) -> StatesDtype:
-        """The type that the states are stored in."""
+        """The dtype in which the states are stored."""
         return self.text_encoder.states_dtype
 
     def __call__(self, captions: Sequence[str]) -> list[CaptionStates]:
-        """The states of each caption; the empty caption is a caption. Padding is left out where a mask tells it."""
+        """The states of each caption, including empty ones. Padding is removed if the encoder returns a mask."""
         found: list[CaptionStates] = []
         for batch in _batches(list(captions), self.config.batch_size):
             encoded = self.text_encoder.encode(_filled(batch, self.config.batch_size))
             conditioning = encoded.conditioning
             if conditioning.extra:
-                raise ValueError(f"TEXT_STATES has no place for {sorted(conditioning.extra)}")
+                raise ValueError(f"TEXT_STATES has no columns for {sorted(conditioning.extra)}")
             for k in range(len(batch)):
                 states = conditioning.states[k]
                 if conditioning.mask is not None:
@@ -163,7 +163,7 @@ class CaptionEncoder:
 
 
 class EncodeLatents(Stage):
-    """Kept SAMPLES rows → LATENTS rows, one per row and in order."""
+    """Kept SAMPLES rows → LATENTS rows, one per row, in order."""
 
     name, heavy = "vae", True
 
@@ -171,7 +171,7 @@ class EncodeLatents(Stage):
         self.encoder = LatentEncoder(config)
 
     def __call__(self, rows: pa.Table) -> list[dict[str, Any]]:
-        """An image that is bad is a rejected row, one that cannot be read again an error row; the others go on."""
+        """Bad images become rejected rows; images that cannot be read again become error rows."""
         records = rows.to_pylist()
         pictures = read_images(records, self.encoder.config.limits)
         good = [place for place, picture in enumerate(pictures) if not isinstance(picture, Rejection)]
@@ -190,7 +190,7 @@ class EncodeLatents(Stage):
 
 
 class EncodeText(Stage):
-    """Captions [caption_id, row_id, caption] → TEXT_STATES rows, one per caption and in order."""
+    """Captions [caption_id, row_id, caption] → TEXT_STATES rows, one per caption, in order."""
 
     name, heavy, carried = "text", True, ("caption_id", "row_id")
 
@@ -198,7 +198,7 @@ class EncodeText(Stage):
         self.encoder = CaptionEncoder(config)
 
     def __call__(self, rows: pa.Table) -> list[dict[str, Any]]:
-        """A null caption is rejected; a caption beyond the encoder's length loses its end, `n_tokens` shows it."""
+        """Null captions are rejected. Captions longer than the encoder's context are truncated; `n_tokens` shows it."""
         records = rows.select(["caption_id", "row_id", "caption"]).to_pylist()
         dtype = self.encoder.states_dtype
         encoded = iter(self.encoder([row["caption"] for row in records if row["caption"] is not None]))
@@ -215,14 +215,14 @@ class EncodeText(Stage):
 
 
 def _fate(array: np.ndarray, stage: str, dtype: StatesDtype) -> dict[str, Any]:
-    """Kept when every number survives its storage: a NaN in the training set would poison every batch it meets."""
+    """Kept if all values are finite in the stored dtype; a single NaN in the training set would break the training."""
     if fits(array, dtype):
         return outcomes.kept()
     return outcomes.error(stage, "not_finite", f"values are NaN, infinite or beyond {dtype}")
 
 
 def _filled(items: list[T], size: int) -> list[T]:
-    """`items` with the last one repeated, up to `size`."""
+    """`items`, padded to `size` by repeating the last one."""
     return items + items[-1:] * (size - len(items))
 
 

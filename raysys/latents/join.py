@@ -1,4 +1,4 @@
-"""SAMPLES ⋈ DUPLICATES ⋈ LATENTS ⋈ TEXT_STATES → TRAINING_SET rows, part by part: nothing crosses parts of samples."""
+"""SAMPLES ⋈ DUPLICATES ⋈ LATENTS ⋈ TEXT_STATES → TRAINING_SET rows, by SAMPLES part and without a shuffle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HASHES = ("vae_hash", "text_encoder_hash", "tokenizer_hash")
 
 @dataclass(frozen=True)
 class SetTables:
-    """What a training set is joined from.
+    """The tables from which a training set is joined.
 
     duplicates: None = every kept sample is its own representative.
     text_states: one table or several; an image may have several captions, in one table or over all.
@@ -39,8 +39,8 @@ class SetTables:
 def encoders_of(tables: SetTables) -> dict[str, Any]:
     """{"vae_hash", "text_encoder_hash", "tokenizer_hash", "places": {"vae", "text_encoder", "tokenizer"}}.
 
-    What made latents and text states, as their tables recorded it; None where a table recorded nothing.
-    InputError: the captions of several tables were not encoded by the same encoder and tokenizer.
+    The models that made latents and text states, as recorded by their tables; None if not recorded.
+    Raises InputError if the tables of text states were not made by the same encoder and tokenizer.
     """
     recorded = [_fields(view) for view in (tables.latents, *tables.text_states)]
     found: dict[str, Any] = {}
@@ -62,10 +62,10 @@ def encoders_of(tables: SetTables) -> dict[str, Any]:
 
 
 def training_rows(tables: SetTables, which: Sequence[str] | None, keep_duplicates: bool) -> Iterator[pa.Table]:
-    """TRAINING_SET rows, one table per part of samples.
+    """TRAINING_SET rows, one table per SAMPLES part.
 
-    which: the captions to take, as caption_id says after the row_id; a row has those that were kept, in this order.
-    None = the only caption that an image has. InputError: an image has several and `which` is None.
+    which: the captions to use, by the part of caption_id after the row_id; a row has those that were kept, in this
+    order. None = the image's only caption. Raises InputError if `which` is None and an image has several.
     """
     join = _Join(tables, which, keep_duplicates)
     for part in tables.samples.parts:
@@ -99,7 +99,7 @@ class _Join:
         return found
 
     def _representatives(self, part: Any) -> Iterator[tuple[dict[str, Any], int]]:
-        """(the columns of SAMPLES, copies) of each kept sample that stands for its cluster."""
+        """(columns of SAMPLES, number of copies) for each kept sample that represents its cluster."""
         clusters = None if self.duplicates is None else self.duplicates.rows_of(part)
         for sample in part.read([*FROM_SAMPLES, "outcome"]).to_pylist():
             if sample.pop("outcome") != KEPT:
@@ -115,7 +115,7 @@ class _Join:
                 yield sample | {"license": cluster["license"]}, copies
 
     def _arrays(self, latents: dict[str, Any] | None, captions: list[dict[str, Any]]) -> dict[str, Any]:
-        """The columns of latents and captions with the row's fate."""
+        """The columns of latents and captions, and the row's fate."""
         fate = _fate_of("latents", [] if latents is None else [latents])
         if fate["outcome"] != KEPT:
             return fate
@@ -126,7 +126,9 @@ class _Join:
         kept = [row for row in chosen if row["outcome"] == KEPT]
         if self.which is None and len(kept) > 1:
             names = ", ".join(_way(row) for row in kept)
-            raise InputError(f"{kept[0]['row_id']} has {len(kept)} captions: {names}", "name one or several in `which`")
+            raise InputError(
+                f"{kept[0]['row_id']} has {len(kept)} captions: {names}", "give one or several of them in `which`"
+            )
         height, width = latents["latents_shape"][-2:]
         return {
             **{name: latents[name] for name in FROM_LATENTS},
@@ -148,7 +150,7 @@ class _Join:
 
 
 def _way(row: dict[str, Any]) -> str:
-    """How a caption was made: its caption_id without the row_id, "original", "blip2/photo" …"""
+    """The kind of a caption: its caption_id without the row_id, e.g. "original", "blip2/photo"."""
     return row["caption_id"].removeprefix(row["row_id"] + "/")
 
 
@@ -161,7 +163,7 @@ def _one_dtype(rows: list[dict[str, Any]]) -> str:
 
 
 def _fate_of(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Kept when one of `rows` is; else rejected for want of `name`, with the reason of the first one."""
+    """Kept if one of `rows` is kept; else rejected as `no_<name>`, with the reason of the first row."""
     if any(row["outcome"] == KEPT for row in rows):
         return {"outcome": KEPT}
     return rejected(f"no_{name}", rows[0]["reason"] if rows else None)
@@ -172,7 +174,7 @@ def _without_arrays(row: dict[str, Any], fate: dict[str, Any]) -> dict[str, Any]
 
 
 def _fields(view: TableView) -> dict[str, Any]:
-    """The fields that the table's outputs were made from."""
+    """The identity fields of the table's outputs, merged."""
     merged: dict[str, Any] = {}
     for output in view.outputs:
         merged |= (output.folder.read_json(PLAN) or {}).get("fields", {})
@@ -180,5 +182,5 @@ def _fields(view: TableView) -> dict[str, Any]:
 
 
 def _config(view: TableView) -> dict[str, Any]:
-    """The configuration that the table's last run recorded."""
+    """The configuration recorded by the table's last run."""
     return (view.outputs[-1].folder.read_json("_run/job.json") or {}).get("config", {})

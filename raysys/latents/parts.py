@@ -1,16 +1,16 @@
 """The part loader: batches of an assembled training set with an exactly resumable position.
 
-Order of an epoch, a pure function of (seed, epoch): parts shuffled, rows shuffled inside each part (the set is already
-shuffled as a whole). The rows of a bucket form one endless sequence over the epochs, cut into global batches of
-`batch_size` rows; a remainder at the end of a part waits for the next rows of its bucket, also across epochs. So every
-row comes exactly once per epoch, nothing is dropped, a set smaller than a batch simply wraps over several epochs, and
-the global batches do not depend on the number of workers: rank r of W takes rows ⌊r·B/W⌋ … ⌊(r+1)·B/W⌋ − 1 of each.
+The order of an epoch is a pure function of (seed, epoch): parts are shuffled, and rows within each part (the set itself
+is already shuffled globally). The rows of a bucket form one endless sequence over all epochs, which is split into
+global batches of `batch_size` rows; a remainder at the end of a part waits for the next rows of its bucket, also across
+epochs. So every row occurs exactly once per epoch, no row is dropped, and a set smaller than a batch wraps around.
+Global batches do not depend on the number of workers: rank r of W takes rows ⌊r·B/W⌋ … ⌊(r+1)·B/W⌋ − 1 of each.
 
-A row with several captions shows one of them each time (MC, Somepalli et al. 2023, arXiv 2305.20086): drawn by (seed,
-position of the sample in the sequence of all samples), so that it does not depend on the number of workers either.
+For a row with several captions, one is drawn each time ("multiple captions", Somepalli et al. 2023, arXiv 2305.20086),
+by (seed, position in the global sample sequence), so that it does not depend on the number of workers either.
 
-Every rank reads every part (its share of each batch is spread over the part). That is the price of batches that do
-not depend on the number of workers; parts are read ahead in a thread, so it costs bandwidth, not step time.
+Every rank reads every part, because its share of the batches is spread over the part. Parts are read ahead in a thread,
+so this costs bandwidth but no step time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LatentBatch:
     latents: torch.Tensor
     """float32 [b, C, h, w], scaled."""
     conditioning: Conditioning
-    """float32 [b, T, D]; padded to the longest caption of the share and masked where captions differ in length."""
+    """States float32 [b, T, D], padded to the longest caption of the share; with a mask if lengths differ."""
     row_ids: list[str]
     captions: list[str]
     bucket: str
@@ -75,10 +75,10 @@ class LatentBatch:
 
 @dataclass(frozen=True)
 class LoaderState:
-    """The position after the last batch that was given out: all of it, for every rank the same.
+    """The complete position after the last returned batch, which is the same on every rank.
 
-    `part` counts in the shuffled order of `epoch`; `offset` rows of that part are used up; `waiting` holds, per
-    bucket, the rows (part number, row in the part) that a full batch is still missing partners for.
+    part: index in the shuffled order of `epoch`. offset: number of consumed rows of that part. waiting: per bucket, the
+    rows (part number, row in the part) of the next, still incomplete batch.
     """
 
     epoch: int = 0
@@ -88,7 +88,7 @@ class LoaderState:
     waiting: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; the inverse of `from_dict`."""
+        """The inverse of `from_dict`, JSON-serializable."""
         return asdict(self)
 
     @classmethod
@@ -98,7 +98,7 @@ class LoaderState:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an assembled set; InputError when the folder is not one, or was not finished."""
+    """The manifest of an assembled set. Raises InputError if the folder is not a complete one."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise InputError(
@@ -108,16 +108,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def set_identity(folder: str | Path) -> dict[str, Any]:
-    """Which set it is: its rows in their order, whatever it was assembled from and wherever it lies."""
+    """The identity of a set: its rows in order, independent of its inputs and its path."""
     manifest = read_manifest(folder)
     digests = "".join(part["sha256"] for part in manifest["parts"])
     return {"rows": manifest["rows"]["kept"], "content": hashlib.sha256(digests.encode()).hexdigest()}
 
 
 def read_tables(folder: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The parts of an assembled set as Arrow tables, one after the other.
+    """The parts of an assembled set as Arrow tables, one at a time.
 
-    columns: only these. `caption` is the first of a row's captions.
+    columns: the columns to read (None = all); `caption` is the first of a row's captions.
     """
     stored = None if columns is None else ["captions" if name == "caption" else name for name in columns]
     for part in read_manifest(folder)["parts"]:
@@ -129,20 +129,20 @@ def read_tables(folder: str | Path, columns: Sequence[str] | None = None) -> Ite
 
 
 def read_part(path: Path) -> list[dict[str, Any]]:
-    """The rows of one part; arrays as bytes, so that only rows of a batch become float32."""
+    """The rows of one part, with arrays as bytes, which are only converted to float32 for a batch."""
     return pq.read_table(path, columns=COLUMNS).to_pylist()
 
 
 def drawn_caption(seed: int, position: int, n_captions: int) -> int:
-    """Which of a row's captions the sample at `position` shows: uniform, a pure function."""
+    """The index of the caption for the sample at `position`: uniformly distributed, a pure function."""
     return 0 if n_captions == 1 else noise_seed(seed, "caption", position) % n_captions
 
 
 class PartLoader:
-    """Endless iterator of this rank's shares of global batches of `batch_size` samples.
+    """An endless iterator over this rank's shares of global batches of `batch_size` samples.
 
-    `state()` after a batch is the position behind it; a loader built with that state, for any number of workers,
-    continues with exactly the next batch. Not to be shared by threads.
+    `state()` is the position after the last batch; a loader created with that state, for any number of workers,
+    continues with exactly the next batch. Not thread-safe.
     """
 
     def __init__(
@@ -173,11 +173,11 @@ class PartLoader:
 
     @property
     def rows(self) -> int:
-        """Rows of the set, that is of one epoch."""
+        """The number of rows of the set, i.e. of one epoch."""
         return sum(part["rows"] for part in self.parts)
 
     def state(self) -> dict[str, Any]:
-        """The position behind the last batch given out, JSON-able."""
+        """The position after the last returned batch, JSON-serializable."""
         return self._state.as_dict()
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class PartLoader:
         return batch
 
     def _fetch(self, places: list[tuple[int, int]], positions: range, bucket: str) -> LatentBatch:
-        """Rows (part number, row) as a batch; reads each part once."""
+        """Rows at `places` (part number, row) as a batch; reads each part once."""
         parts = {number: self._part(number).result() for number in {number for number, _ in places}}
         rows = [parts[number][row] for number, row in places]
         drawn = [drawn_caption(self.seed, p, len(row["captions"])) for p, row in zip(positions, rows, strict=True)]
@@ -216,7 +216,7 @@ class PartLoader:
         )
 
     def _part(self, number: int) -> Future[list[dict[str, Any]]]:
-        """A part from the cache, or being read; the one used longest ago leaves."""
+        """A part from the LRU cache, or a read of it that has been started."""
         if number not in self._cache:
             self._cache[number] = self._reader.submit(read_part, self.folder / self.parts[number]["name"])
             while len(self._cache) > CACHED_PARTS:
@@ -225,7 +225,7 @@ class PartLoader:
         return self._cache[number]
 
     def _read_ahead(self) -> None:
-        """Start to read the part of the next batch and the one behind it."""
+        """Start reading the part of the next batch and the one after it."""
         epoch, part = self._state.epoch, self._state.part
         coming = part_order(len(self.parts), self.seed, epoch)[part : part + 2]
         if len(coming) < 2:
@@ -237,9 +237,9 @@ class PartLoader:
 def next_batch(
     state: LoaderState, parts: list[dict[str, Any]], batch_size: int, seed: int
 ) -> tuple[LoaderState, str, list[tuple[int, int]]]:
-    """Pure: the next global batch behind `state` → (new state, bucket, batch_size rows as (part number, row)).
+    """The global batch after `state` → (new state, bucket, batch_size rows as (part number, row)). A pure function.
 
-    Walks the parts in epoch order, adding rows to what waits in their bucket until one bucket has a full batch.
+    Reads the parts in epoch order and adds rows to the waiting ones of their bucket until a bucket has a full batch.
     """
     epoch, part, offset = state.epoch, state.part, state.offset
     waiting = {bucket: list(rows) for bucket, rows in state.waiting.items()}

@@ -1,4 +1,4 @@
-"""Do generated images repeat training images? R, its interval, its background and the matches behind it."""
+"""Do generated images copy training images? The score R, its confidence interval, background and matches."""
 
 from raysys.replication.config import ReplicationConfig
 from raysys.replication.inputs import ImageSet, open_images

@@ -1,4 +1,4 @@
-"""Described image sets → the replication result: search, statistics, reference levels. No image is read here."""
+"""Described image sets → the replication result: search, statistics, reference levels. Reads no images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DescribedSet:
 
 @dataclass(frozen=True)
 class _Side:
-    """What is compared of a set: ids and features in one order, and where facts of its images come from."""
+    """One side of a comparison: ids and features in the same order, and the image set for facts about the images."""
 
     images: ImageSet
     ids: Sequence[str]
@@ -56,7 +56,7 @@ def compare(
     config: ReplicationConfig,
     report: ProgressFn = lambda stage, done, total: None,
 ) -> ReplicationResult:
-    """The result of `raysys.replication.score`, from features that `descriptor` made."""
+    """The result of `raysys.replication.score`, from features that were computed with `descriptor`."""
     search = _Search(descriptor, config, report)
     sides = {name: _Side.of(s) for name, s in (("generated", generated), ("training", training))}
     result = search.result("generated", sides["generated"], sides["training"])
@@ -76,7 +76,7 @@ def compare(
 
 
 class _Search:
-    """One descriptor and one configuration for all searches of a measurement."""
+    """All searches of a measurement, with one descriptor and one configuration."""
 
     def __init__(self, descriptor: DescriptorFacts, config: ReplicationConfig, report: ProgressFn) -> None:
         self._descriptor, self._config, self._report = descriptor, config, report
@@ -85,7 +85,7 @@ class _Search:
         self._thresholds = sorted({*stats.THRESHOLDS, *own})
 
     def result(self, stage: str, queries: _Side, training: _Side) -> ReplicationResult:
-        """`queries` against `training`."""
+        """The result of comparing `queries` with `training`."""
         return self._result(queries, training, self._nearest(f"search {stage}", queries, training))
 
     def held_out_levels(self, generated: _Side, training: _Side, held_out: _Side) -> dict[str, Any]:
@@ -104,7 +104,8 @@ class _Search:
         }
 
     def background(self, training: _Side) -> Background | None:
-        """Nearest *other* training image of a seeded draw of training images; None for fewer than two images."""
+        """Similarity of randomly drawn training images to their nearest *other* training image; None if disabled or for
+        fewer than two images."""
         n, config = len(training.ids), self._config
         if config.background_images == 0 or n < 2:
             return None
@@ -127,7 +128,7 @@ class _Search:
             self._report(stage, offset + len(block), len(array))
 
     def _left_out(self, held_out: _Side, training: _Side, found: tuple[np.ndarray, np.ndarray]) -> LeftOut:
-        """Held-out images that are training images: the same bytes, or as similar as near-duplicates are."""
+        """Held-out images that are also training images: the same bytes, or at least as similar as near-duplicates."""
         stated = self._descriptor.thresholds.near_duplicate
         threshold = self._config.held_out_threshold or (None if stated is None else stated.similarity)
         row_of = {s: name for s, name in zip(training.sample_ids, training.ids, strict=True) if s is not None}
@@ -165,7 +166,7 @@ class _Search:
 
 
 def _neighbors(found: tuple[np.ndarray, np.ndarray], queries: _Side, training: _Side) -> list[dict[str, Any]]:
-    """MATCHES rows: the nearest training images of each image, with what is known of both sides."""
+    """MATCHES rows: the nearest training images of each image, with facts about both."""
     similarity, index = found
     facts = training.images.facts_of({training.ids[i] for i in index[index >= 0].tolist()})
     prompts = queries.images.facts_of(queries.ids)

@@ -1,4 +1,4 @@
-"""FEATURES tables → the described sets that are compared; the features are mapped from disk."""
+"""FEATURES tables → described image sets for the comparison, with memory-mapped features."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FATE = ("outcome", "reason", "detail")
 def measure(
     sets: Mapping[str, ImageSet], features: Mapping[str, TableView], config: ReplicationConfig
 ) -> ReplicationResult:
-    """The result for the image sets "generated", "training" and, where given, "held_out", with progress lines.
+    """The result for the image sets "generated", "training" and optionally "held_out", with progress lines.
 
-    features: of each set, a FEATURES table of one producer; other images in it do not count.
+    features: for each set, a FEATURES table of one producer; images that are not in the set are ignored.
     """
     with ExitStack() as stack, terminal_progress() as progress:
         described = {role: described_set(sets[role], features[role], role, stack) for role in sets}
@@ -33,10 +33,10 @@ def measure(
 
 
 def described_set(images: ImageSet, features: TableView, role: str, stack: ExitStack) -> DescribedSet:
-    """The images of a set with their rows of a FEATURES table of one producer; `stack` closes the features' file.
+    """The images of a set with their rows of a FEATURES table of one producer; `stack` closes the file of features.
 
-    Images that could not be described, or that the table does not have, are listed as unreadable. Raises InputError
-    when none is left.
+    Images that could not be described, or are missing in the table, are listed as unreadable. Raises InputError if no
+    image is left.
     """
     wanted = images.ids()
     described = DescribedSet(images, stack.enter_context(FeatureFile()))
@@ -57,7 +57,7 @@ def described_set(images: ImageSet, features: TableView, role: str, stack: ExitS
 
 
 def refuse_unreadable(described: DescribedSet, role: str) -> None:
-    """InputError when no image of a set could be described."""
+    """Raise InputError if no image of a set could be described."""
     if len(described.features) == 0:
         first = described.unreadable[0]
         raise InputError(

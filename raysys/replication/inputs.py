@@ -1,7 +1,6 @@
-"""An image set for comparison: a plain folder of image files, or a raysys table of samples or generations.
+"""Image sets for comparison: a folder of image files, or a raysys table of samples or generations.
 
-Images are read one after the other. Ids are unique in a set: the file name relative to the folder, the row_id, or the
-gen_id.
+Images are read one at a time. Ids are unique in a set: the file name relative to the folder, the row_id, or the gen_id.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from raysys.tables.store import Store
 logger = logging.getLogger(__name__)
 
 READ_ROWS = 128
-"""Images of a table that are in memory at a time, encoded."""
+"""Number of a table's encoded images in memory at a time."""
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image as stored: its bytes, or the fate columns that say why they could not be read."""
+    """The bytes of one image file; if they could not be read, `data` is None and `fate` has the reason."""
 
     id: str
     data: bytes | None
@@ -55,30 +54,30 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def signature(self) -> str:
-        """Changes when the images or what is known of them change; reads no image."""
+        """Changes if the images or their facts change; reads no images."""
         ...
 
     def ids(self) -> set[str]:
-        """The id of every image; reads no image."""
+        """The ids of all images; reads no images."""
         ...
 
     def images(self) -> Iterator[RawImage]:
-        """Every image once, in a fixed order."""
+        """All images, in a fixed order."""
         ...
 
     def bytes_of(self, image_id: str) -> bytes:
-        """The encoded image. KeyError: no such id in the set; OSError, ValueError: it is not readable."""
+        """The encoded image. Raises KeyError for an unknown id, OSError or ValueError if it cannot be read."""
         ...
 
     def facts_of(self, ids: Collection[str]) -> dict[str, dict[str, str | None]]:
-        """{id: {"caption", "license", "url"}} for the chosen images; None where the source does not say."""
+        """{id: {"caption", "license", "url"}} for the given images; values are None if unknown."""
         ...
 
 
 def open_images(path: str | os.PathLike | ImageSet, role: str = "images") -> ImageSet:
-    """The image set at `path`; `role` ("generated", "training" …) names it in messages.
+    """The image set at `path`. role: its name in messages ("generated", "training" …).
 
-    Raises InputError when there is nothing at `path`, no image in it, or a table of other rows.
+    Raises InputError if `path` does not exist, has no images, or is a table of other rows.
     """
     if not isinstance(path, (str, os.PathLike)):
         return path
@@ -88,12 +87,14 @@ def open_images(path: str | os.PathLike | ImageSet, role: str = "images") -> Ima
         raise InputError(f"{role}: {path} {problem}", "give a folder of images or a raysys table")
     images: ImageSet = TableImages(path, role) if Store(path).exists(TABLE) else FolderImages(path, role)
     if len(images) == 0:
-        raise InputError(f"{role}: the table {path} has no kept rows", "see `raysys status` for why, or give another")
+        raise InputError(
+            f"{role}: the table {path} has no kept rows", "run `raysys status` on it to see why, or give another table"
+        )
     return images
 
 
 def refuse_same(first: ImageSet, second: ImageSet, roles: tuple[str, str]) -> None:
-    """InputError when both sets are the same place, or one lies inside the other: images would match themselves."""
+    """Raise InputError if both sets are the same folder or one contains the other: images would match themselves."""
     a, b = (Path(os.path.realpath(s.source)) for s in (first, second))
     if a == b:
         raise InputError(
@@ -107,7 +108,7 @@ def refuse_same(first: ImageSet, second: ImageSet, roles: tuple[str, str]) -> No
 
 
 class FolderImages:
-    """Image files under a folder or URL, recursively; captions from same-named .txt or .json files."""
+    """Image files in a folder or at a URL, recursively; captions come from .txt or .json files with the same name."""
 
     def __init__(self, folder: str, role: str = "images") -> None:
         self.source = folder if is_url(folder) else os.path.abspath(folder)
@@ -115,7 +116,7 @@ class FolderImages:
         self._listing, self._signature = frozenset(listing), listing_signature(listing)
         self._name_of = {printable(name): name for name in image_names(listing)}
         if not self._name_of:
-            raise InputError(f"{role}: no image in {folder} ({_what_is_there(listing)})", _hint(listing))
+            raise InputError(f"{role}: no images in {folder} ({_what_is_there(listing)})", _hint(listing))
 
     def __len__(self) -> int:
         return len(self._name_of)
@@ -145,7 +146,7 @@ class FolderImages:
         return sidecar_facts(text, metadata)
 
     def _sidecar(self, name: str) -> bytes | None:
-        """The bytes of a file beside an image; one that cannot be read states nothing, it does not spoil the image."""
+        """The bytes of a file next to an image; None if it is missing or cannot be read."""
         if name not in self._listing:
             return None
         try:
@@ -156,7 +157,7 @@ class FolderImages:
 
 
 def sidecar_facts(text: bytes | None, metadata: bytes | None) -> dict[str, str | None]:
-    """Caption, license and url of an image from its .txt and .json; what is not there or not readable is None."""
+    """Caption, license and url of an image from the bytes of its .txt and .json; None if missing or not readable."""
     facts = _json_object(metadata)
     caption = text.decode("utf-8", "replace").strip() if text else first_of(facts, ("caption", "prompt", "text"))
     license, evidence = normalize(facts)
@@ -221,13 +222,13 @@ class TableImages:
         }
 
     def _read_many(self, rows: list[dict[str, Any]]) -> list[bytes | Exception]:
-        """The bytes of each row, or why not: samples may refer to their shards, generations hold their images."""
+        """The image bytes of each row, or an exception. Samples may refer to shards; generations hold their images."""
         if self._is_samples:
             return self._reader.read_many(rows)
         return [row["image"] or ValueError("the row is kept but has no image") for row in rows]
 
     def _locate(self, ids: set[str]) -> list[dict[str, Any]]:
-        """The rows of `ids` without their images; remembers in which part each is."""
+        """The rows of `ids` without image bytes; also caches the part that holds each row."""
         facts = ["caption", "license", "url"] if self._is_samples else ["prompt"]
         wanted, found = pa.array(sorted(ids), pa.string()), []
         for number, part in enumerate(self._view.parts):
@@ -264,7 +265,7 @@ def _what_is_there(names: Collection[str]) -> str:
 
 def _hint(names: Collection[str]) -> str:
     if any(n.lower().endswith((".tar", ".parquet")) for n in names):
-        return "shards must be ingested first: `raysys ingest`, then give the samples table"
+        return "ingest the shards first (`raysys ingest`), then give the samples table"
     return f"give a folder with {', '.join(IMAGE_EXTENSIONS)} files"
 
 

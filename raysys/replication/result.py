@@ -1,4 +1,4 @@
-"""What a measurement of replication says: R and everything that is reported beside it."""
+"""The result of a replication measurement: R and everything that is reported with it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from raysys.replication import stats
 from raysys.similarity.thresholds import Thresholds
 
 FACTS = ("caption", "license", "url")
-"""What a match says of its training image."""
+"""The facts about a match's training image."""
 _MATCH = ("generated", "generated_sample_id", "training", "training_sample_id", "similarity", "prompt", *FACTS)
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that is not part of the figures, and why (the fate columns of `raysys.outcomes`)."""
+    """An image that is not included in the figures, with the reason (fate columns as in `raysys.outcomes`)."""
 
     role: str  # generated | training | held_out
     id: str
@@ -31,7 +31,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Background:
-    """Training images against the other training images: how alike different images of this collection are."""
+    """Training images compared with the other training images: how similar different images of this set are."""
 
     similarities: np.ndarray  # [n] to the nearest other image
     n: int
@@ -46,13 +46,13 @@ class Background:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Held-out images that are also training images: they are no part of the held-out figures.
+    """Held-out images that are also training images: they are excluded from the held-out figures.
 
-    threshold: similarity from which a held-out image counts as one of the training images; None: the descriptor has
-    no measured one, only equal bytes count. images: [{held_out, sample_id, training, similarity, same_bytes}].
+    threshold: similarity at which a held-out image counts as a training image; None = the descriptor has no measured
+    threshold, so only equal bytes count. images: [{held_out, sample_id, training, similarity, same_bytes}].
     """
 
-    n_held_out: int  # before any was left out
+    n_held_out: int  # before images were left out
     threshold: float | None
     images: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,15 +70,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ReplicationResult:
-    """R and what is always reported beside it.
+    """R and everything that is always reported with it.
 
-    R: 95th percentile of s(g) = max over training x of <g, x>. R_ci: 95 % interval from order statistics, or None
-    with `R_ci_reason`. R_background_percentile: the share of the background (in %) at or below R.
-    `similarities` [n_generated] are s(g) in the order of `generated_ids`; `matches` holds one entry per generated
-    image, most similar first; `neighbors` the `top` nearest of each as MATCHES rows.
+    R: 95th percentile of s(g) = max over training images x of <g, x>. R_ci: its 95 % confidence interval from order
+    statistics; None for the reason `R_ci_reason`. R_background_percentile: percentage of the background at or below R.
+    similarities [n_generated]: s(g) in the order of `generated_ids`. matches: one entry per generated image, most
+    similar first. neighbors: MATCHES rows, the `top` nearest training images of each generated image.
 
-    Two levels to read R against, in the same form. held_out: real held-out images in the place of the generated ones.
-    own_held_out: these generations against the held-out images in the place of the training images.
+    Two reference levels for R, as results of the same type. held_out: real held-out images instead of the generated
+    ones. own_held_out: held-out images instead of the training images.
     """
 
     R: float
@@ -106,16 +106,16 @@ class ReplicationResult:
 
     @property
     def matches(self) -> list[dict[str, Any]]:
-        """The nearest training image of each generated image, most similar first, ties by name."""
+        """The nearest training image of each generated image, most similar first, ties by id."""
         nearest = [{n: row[n] for n in _MATCH} for row in self.neighbors if row["rank"] == 0]
         return sorted(nearest, key=lambda m: (-m["similarity"], m["generated"]))
 
     @property
     def copies(self) -> dict[str, Any] | None:
-        """{"threshold", "meaning", "fraction", "by_chance"}; None when the descriptor has no threshold for copies.
+        """{"threshold", "meaning", "fraction", "by_chance"}; None if the descriptor has no threshold for copies.
 
-        fraction: of the generated images. by_chance: the fraction that unrelated images would have against as many
-        training images, None where it was not measured.
+        fraction: of the generated images above the threshold. by_chance: the fraction expected for unrelated images
+        with this number of training images; None if it was not measured.
         """
         copy = self.thresholds.copy
         if copy is None:
@@ -128,7 +128,7 @@ class ReplicationResult:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The figures without the images behind them, those of both held-out levels included: plain types only."""
+        """The figures without individual images, including both held-out levels. JSON-serializable."""
         own = {name: getattr(self, name) for name in FIGURES}
         own["R_ci"] = None if self.R_ci is None else list(self.R_ci)
         left_out = self.held_out_left_out
@@ -142,7 +142,7 @@ class ReplicationResult:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of `raysys replication --json`: plain types only."""
+        """The contents of `raysys replication --json`. JSON-serializable."""
         nested = {name: getattr(self, name) for name in ("background", "held_out", "own_held_out", "held_out_left_out")}
         return self.summary() | {
             "thresholds": asdict(self.thresholds),

@@ -1,4 +1,4 @@
-"""A measurement on disk: replication.json for people and programs, similarities.npz for the plots of a later report."""
+"""A measurement on disk: replication.json for people and programs, similarities.npz for the plots of a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEVELS = ("held_out", "own_held_out")
 
 
 def save_result(store: Store, result: ReplicationResult) -> None:
-    """Write both files; the JSON, which readers look for, comes last."""
+    """Write both files. The JSON, whose presence readers check, is written last."""
     arrays = {"generated": result.similarities, "ids": np.array(result.generated_ids, dtype=np.str_)}
     if result.background is not None:
         arrays["background"] = result.background.similarities
@@ -34,7 +34,7 @@ def save_result(store: Store, result: ReplicationResult) -> None:
 
 
 def write_result(folder: str, result: ReplicationResult) -> None:
-    """The measurement and its `matches`, a table of MATCHES rows, in an empty folder."""
+    """Write the measurement and its `matches`, a table of MATCHES rows, to an empty folder."""
     rows = MATCHES.table(result.neighbors)
     part = InputPart("matches", folder, len(rows), "")
     output = open_output(f"{folder}/matches", MATCHES, "replicate", {"R": result.R}, [part], max(len(rows), 1))
@@ -43,11 +43,14 @@ def write_result(folder: str, result: ReplicationResult) -> None:
 
 
 def load_result(folder: str) -> ReplicationResult:
-    """The measurement in `folder`, as `score` returned it (`neighbors`: the nearest of each generated image only)."""
+    """The measurement in `folder`, as returned by `score`, but with only the nearest image in `neighbors`.
+
+    Raises InputError if there is none.
+    """
     store = Store(folder)
     data = store.read_json(RESULT)
     if data is None:
-        raise InputError(f"{folder} holds no {RESULT}", "run `raysys replicate` first")
+        raise InputError(f"{folder} has no {RESULT}", "run `raysys replicate` first")
     with np.load(io.BytesIO(store.read(SIMILARITIES)), allow_pickle=False) as arrays:
         more: dict[str, Any] = {
             name: None if data[name] is None else _result(data[name], arrays[name], arrays[f"{name}_ids"])

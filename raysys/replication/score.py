@@ -1,8 +1,8 @@
-"""The replication score of generated images against training images, in memory: the short form without tables and Ray.
+"""The replication score of generated images against training images, in one process, without tables or Ray.
 
     generated, training → features → top-k search → s(g) → R, its interval, the background and the matches
 
-The job `replicate` does the same from FEATURES tables; both end in `raysys.replication.compare`.
+The job `replicate` does the same from FEATURES tables; both use `raysys.replication.compare`.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def score(
     config: ReplicationConfig | None = None,
     progress: ProgressFn | None = None,
 ) -> ReplicationResult:
-    """How much `generated` repeats of `training` (folders, tables or opened image sets).
+    """Measure how much `generated` copies from `training` (folders, tables or opened image sets).
 
-    held_out: real images that were not trained on, for two levels to read R against. Those that are training images
-    after all (equal bytes, or as similar as near-duplicates) are left out and listed.
-    descriptor: instead of the config's; a loaded one may be given to several calls.
+    held_out: real images that were not trained on, for two reference levels for R. Those that turn out to be training
+    images (equal bytes, or as similar as near-duplicates) are left out and listed.
+    descriptor: replaces the config's; a loaded descriptor can be used for several calls.
     progress: called with (stage, done, total); see `raysys.replication.terminal_progress`.
 
-    Unreadable images are listed in the result and are not part of the figures. Raises InputError for a wrong path,
-    a set without any readable image, or the same folder given twice.
+    Unreadable images are listed in the result and not included in the figures. Raises InputError for a wrong path, a
+    set without readable images, or sets that overlap (the same folder, or one inside the other).
     """
     config = config or ReplicationConfig()
     began, report = time.perf_counter(), progress or (lambda stage, done, total: None)
@@ -72,7 +72,7 @@ def score(
 
 
 def open_sets(generated: Source, training: Source, held_out: Source | None) -> dict[str, ImageSet]:
-    """{role: image set}. InputError for a wrong path, or where one set contains another."""
+    """{role: image set}. Raises InputError for a wrong path, or if one set contains another."""
     sets = {"generated": open_images(generated, "generated"), "training": open_images(training, "training")}
     if held_out is not None:
         sets["held_out"] = open_images(held_out, "held_out")
@@ -105,7 +105,7 @@ def _described(
 
 
 def _decoded(images: ImageSet, limits: DecodeConfig, workers: int) -> Iterator[LoadedImage]:
-    """The images of a set in order; the next few are decoded by threads meanwhile (Pillow releases the GIL)."""
+    """The images of a set in order; threads decode the next few in advance (Pillow releases the GIL)."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[LoadedImage]] = deque()
         for image in images.images():

@@ -1,8 +1,8 @@
-"""R and what is reported beside it: pure functions of s(g) = max over training images x of <g, x>.
+"""R and the statistics reported with it: pure functions of s(g) = max over training images x of <g, x>.
 
-R = 95th percentile of s(g) over the generated images (Somepalli et al. 2023, "Diffusion Art or Digital Forgery?" and
-"Understanding and Mitigating Copying"; Li et al. 2024): not paired with the prompt's own image, not a mean, not
-normalized by a background.
+R is the 95th percentile of s(g) over the generated images (Somepalli et al. 2023, "Diffusion Art or Digital Forgery?"
+and "Understanding and Mitigating Copying"; Li et al. 2024). It is not a mean, is not normalized by a background, and
+compares with all training images, not only with the image of the prompt.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 R_PERCENTILE = 95
 PERCENTILES = (50, 75, 90, 95, 99)
 THRESHOLDS = (0.5, 0.75)
-"""Shares above these two stand beside every published R. What they mean depends on the descriptor:
+"""Fractions above these two are reported with every published R. Their meaning depends on the descriptor, see
 `raysys.similarity.thresholds`."""
 CI_LEVEL = 0.95
 CI_MIN_GENERATIONS = 100
-"""Below this the interval would end at the largest value seen and say little."""
+"""With fewer generations the interval would end at the largest observed value and be uninformative."""
 HISTOGRAM_BINS = 100
 
 COMPARABILITY = (
@@ -46,12 +46,12 @@ def summary(similarities: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) 
 
 
 def _wide(similarities: np.ndarray) -> np.ndarray:
-    """In double precision: NumPy would interpolate one percentile of float32 in single, several in double."""
+    """As float64: for float32, NumPy interpolates a single percentile in float32 but several in float64."""
     return np.asarray(similarities, np.float64)
 
 
 def histogram(similarities: np.ndarray, bins: int = HISTOGRAM_BINS) -> dict[str, list]:
-    """{"edges": bins + 1 floats over [-1, 1], "counts": bins ints}; rounding above 1 counts as 1."""
+    """{"edges": bins + 1 floats over [-1, 1], "counts": bins ints}; values are clipped to [-1, 1]."""
     counts, edges = np.histogram(np.clip(similarities, -1, 1), bins=bins, range=(-1, 1))
     return {"edges": [round(float(e), 6) for e in edges], "counts": counts.tolist()}
 
@@ -61,8 +61,8 @@ def percentile_interval(
 ) -> tuple[float, float]:
     """A distribution-free confidence interval for a percentile, from order statistics.
 
-    P(X_(l) ≤ ξ_p ≤ X_(u)) ≥ P(l ≤ B ≤ u - 1), B ~ Binomial(n, p) (David & Nagaraja, Order Statistics, §7.1). The
-    largest l and the smallest u with at most (1 - level)/2 in each tail; outside 1 … n the extreme values stand in.
+    P(X_(l) ≤ ξ_p ≤ X_(u)) ≥ P(l ≤ B ≤ u - 1), B ~ Binomial(n, p) (David & Nagaraja, Order Statistics, §7.1). Uses the
+    largest l and the smallest u with at most (1 - level)/2 in each tail, clipped to 1 … n.
     """
     ordered = np.sort(values)
     cdf = binomial_cdf(len(ordered), percentile / 100)
@@ -74,23 +74,23 @@ def percentile_interval(
 
 
 def interval_of_r(similarities: np.ndarray) -> tuple[tuple[float, float] | None, str | None]:
-    """(R_ci, None), or (None, the reason) below 100 generations."""
+    """(R_ci, None), or (None, reason) for fewer than 100 generations."""
     if len(similarities) < CI_MIN_GENERATIONS:
         return None, f"{len(similarities)} generated images; an interval needs at least {CI_MIN_GENERATIONS}"
     return percentile_interval(similarities), None
 
 
 def percentile_rank(value: float, background: np.ndarray) -> float:
-    """Where `value` falls in a background distribution: 100 × the share of the background at or below it.
+    """The percentage of a background distribution that is at or below `value`.
 
-    Of R against the train-train background it says how unusual a likeness R is among different images of this very
-    collection, which can be compared between collections where R cannot.
+    For R and the train-against-train background, it says how unusual the similarity R is among different images of the
+    same training set. Unlike R, it is comparable between training sets.
     """
     return float(100 * np.mean(background <= value))
 
 
 def binomial_cdf(n: int, p: float) -> np.ndarray:
-    """P(B ≤ 0 … n), B ~ Binomial(n, p), 0 < p < 1; computed by logarithms, so n may be large."""
+    """P(B ≤ i) for i = 0 … n, with B ~ Binomial(n, p), 0 < p < 1; computed with logarithms, so n may be large."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     i = np.arange(n + 1)
     log_pmf = log_factorial[n] - log_factorial[i] - log_factorial[n - i] + i * math.log(p) + (n - i) * math.log1p(-p)

@@ -16,7 +16,7 @@ SHOWN = ("describe", "search", "background")
 def terminal_progress() -> Iterator[ProgressFn]:
     """A progress callback that shows one line with rate and ETA per stage of `SHOWN`."""
     open_lines: dict[str, Progress] = {}
-    finished: set[str] = set()  # a stage may report its end twice: after its last full batch, and at its end
+    finished: set[str] = set()  # a stage may report its end twice: after its last full batch and when it is done
 
     def report(stage: str, done: int, total: int) -> None:
         if stage.split()[0] not in SHOWN:

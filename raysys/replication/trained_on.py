@@ -1,4 +1,4 @@
-"""Which images a model was trained on: those of a table, its representatives, or those of an assembled set."""
+"""The images that a model was trained on: all of a table, its representatives, or those of an assembled set."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from raysys.tables.representatives import Representatives
 
 
 def training_images(path: str, duplicates: TableView | None, training_set: str | None) -> ImageSet:
-    """The images that were trained on: all of `path`, the representatives that `duplicates` kept, or those of an
-    assembled set."""
+    """The images that were trained on: those of `training_set` if given, else the representatives according to
+    `duplicates` if given, else all of `path`. Raises InputError if the tables do not belong together."""
     images = open_images(path, "training")
     if training_set is not None:
         return TrainedOn(images, training_set)
@@ -64,9 +64,9 @@ class Subset:
 
 
 class TrainedOn(Subset):
-    """The images of an assembled set, each once however many copies it has, with the captions and licenses there.
+    """The images of an assembled set, without repetitions, with the set's captions and licenses.
 
-    Raises InputError when one of them is not an image of `images`.
+    Raises InputError if one of them is not in `images`.
     """
 
     def __init__(self, images: ImageSet, training_set: str) -> None:

@@ -1,4 +1,4 @@
-"""What a study or a measurement found: self-contained HTML pages and the tables at the end of a command."""
+"""Reports of a study or a measurement: self-contained HTML pages, and the tables printed at the end of a command."""
 
 from raysys.report.data import DuplicateCluster, ImageOf, StudyReport, TableOutcome
 from raysys.report.headline import Headline

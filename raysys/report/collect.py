@@ -1,4 +1,4 @@
-"""A run folder → what its report shows, and the same in numbers."""
+"""A run folder → the contents of its report, and the numbers of `summary.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPTION_STAND_IN = "The captioner and the rewriter are small models too, trained
 
 
 def collect(run: RunFolder) -> StudyReport:
-    """Everything that the report shows; models and sections without a result are left out, and said to be missing."""
+    """Everything that the report shows. Models and sections without a result are listed as missing."""
     record = run.record
     parts = _collected(run, PARTS)
     return StudyReport(
@@ -69,7 +69,7 @@ def summary_of(run: RunFolder, data: StudyReport) -> dict[str, Any]:
 
 
 def _seconds(run: RunFolder, model: str) -> dict[str, float]:
-    """Step → its seconds, of the steps of one model."""
+    """{step: seconds} of one model's steps."""
     steps = run.record["steps"].items()
     return {name: step["seconds"] for name, step in steps if step["model"] == model and "seconds" in step}
 
@@ -81,7 +81,7 @@ def _stand_ins(drawn: bool, captions: Any) -> tuple[str, ...]:
 
 
 def versions() -> dict[str, str]:
-    """What ran: Python, raysys and the packages that decide the numbers."""
+    """Versions of Python, raysys and the packages that influence the numbers."""
     found = {"python": platform.python_version(), "raysys": __version__}
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return found | {name: installed[name] for name in PACKAGES if name in installed}

@@ -1,6 +1,6 @@
-"""What the reports are made of: frozen objects that a job fills in. Nothing here computes or renders.
+"""The data of reports: frozen objects that a job fills in, without computation or rendering.
 
-Images are asked for by id through callables, because only the few that the gallery shows are ever read.
+Images are fetched by id through callables, because only the few that the gallery shows are read.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from typing import Any
 from raysys.outcomes import Counts
 
 ImageOf = Callable[[str], bytes]
-"""id → the bytes of an image file, as `ImageSet.bytes_of`. OSError, KeyError, ValueError: a placeholder is shown."""
+"""Image id → the bytes of the image file, as `ImageSet.bytes_of`. If it raises OSError, KeyError or ValueError, a
+placeholder is shown."""
 
 
 @dataclass(frozen=True)
 class TableOutcome:
-    """The fate of one table's rows, as counted after its stage."""
+    """The fates of one table's rows."""
 
     name: str
     counts: Counts
     seconds: float | None = None
     licenses: Mapping[str, int] = field(default_factory=dict)
-    """Rows per normalized license id; empty where the table has no licenses."""
+    """Rows per normalized license id; empty for tables without licenses."""
 
 
 @dataclass(frozen=True)
 class DuplicateCluster:
-    """Images that show the same thing. `members` are ids for the report's image callable, the representative first."""
+    """Images that show the same thing. members: ids for the report's image callable, with the representative first."""
 
     members: Sequence[str]
     size: int
@@ -46,17 +47,17 @@ class StudyReport:
     command: str
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
-    """Wall seconds per job, in the order they ran."""
+    """Wall-clock seconds per job, in the order in which the jobs ran."""
     models: Sequence[str]
     """Names in the order of the study; the first is the reference."""
     missing: Mapping[str, str]
-    """Model → why it has not every result."""
+    """Model → why some of its results are missing."""
     evaluations: Mapping[str, Any]
-    """Evaluation → what its section collected; only those that measured a model."""
+    """Evaluation → the data of its section; only evaluations that measured at least one model."""
     parts: Mapping[str, Any]
-    """Section → what it collected; only those that have something to show."""
+    """Section → its data; only sections that have something to show."""
     stand_ins: Sequence[str] = ()
-    """Sentences that say which part of the run is a small stand-in, for "what this does not show"."""
+    """Sentences for "What this does not show" that name the parts of the run that are small stand-ins."""
     full_command: str = ""
     """The command that runs the published recipe with the real weights."""
 

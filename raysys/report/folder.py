@@ -1,4 +1,4 @@
-"""A study's run folder as its report reads it: `study.json` says where everything lies."""
+"""A study's run folder as its report reads it; `study.json` holds all paths."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ RECORD = "study.json"
 """Written by the study after every step."""
 
 DONE, FAILED = "done", "failed"
-"""How a step ended."""
+"""States of a step that has ended."""
 
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One study's folder and what its record says."""
+    """The folder of a study and the contents of its record."""
 
     store: Store
     record: Mapping[str, Any]
 
     @classmethod
     def open(cls, folder: str) -> RunFolder:
-        """Raises InputError when no study was run there."""
+        """Open a run folder. Raises InputError if no study was run there."""
         store = Store(folder)
         record = store.read_json(RECORD)
         if record is None:
@@ -37,7 +37,7 @@ class RunFolder:
         return cls(store, record)
 
     def path(self, place: str) -> str:
-        """A place of the record (relative to the run folder) as a path or URL."""
+        """A path of the record (relative to the run folder) as an absolute path or URL."""
         return self.store.path(place)
 
     def images(self, place: str) -> ImageSet:
@@ -54,7 +54,7 @@ class RunFolder:
         return list(self.record["models"])
 
     def why_missing(self, model: str) -> str | None:
-        """Why a model has not every result; None when it has."""
+        """Why some results of a model are missing; None if it is complete."""
         steps = {name: step for name, step in self.record["steps"].items() if step["model"] == model}
         for name, step in steps.items():
             if step.get("state") == FAILED:
@@ -63,7 +63,7 @@ class RunFolder:
         return f"not done yet: {', '.join(waiting)}" if waiting else None
 
     def metrics(self, model: str) -> list[dict[str, Any]]:
-        """The records of a model's training; [] when there are none."""
+        """The metrics records of a model's training; [] if there are none."""
         try:
             lines = self.store.read(f"{self.record['models'][model]['training']}/{METRICS}").decode().splitlines()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which matches are shown, side by side for all models, and which duplicate clusters."""
+"""Choose the matches to show, side by side for all models, and the duplicate clusters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from raysys.report.data import DuplicateCluster, ImageOf
 from raysys.report.images import Picture, pictures
 
 MAX_ENTRIES, MAX_PAIRS = 24, 60
-"""Entries on the page: fewer when each shows many models, so that its pictures stay large enough to see something."""
+"""Entries on the page; fewer if there are many models, so that the pictures stay large enough."""
 MAX_OPEN, MAX_OPEN_PAIRS = 9, 16
-"""Entries shown at once; the rest unfolds: a phone must reach what follows."""
+"""Entries that are not folded, so that a reader on a phone can scroll past the gallery."""
 MAX_CLUSTERS = 8
 MAX_MEMBERS = 4
 
 GALLERY_BUDGET_BYTES = 3_500_000
 CLUSTERS_BUDGET_BYTES = 500_000
-"""Together 4 MB of a page that stays below 5 MB with its plots and tables."""
+"""Both budgets are 4 MB together, so that the page with its plots and tables stays below 5 MB."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Half:
 
 @dataclass(frozen=True)
 class Entry:
-    """The halves of all models for the same generation id (prompt and index). `prompt` is that of the first model:
-    a model that was trained on other captions was given another one."""
+    """The halves of all models for the same generation id (prompt and index). prompt: the first model's; models trained
+    on other captions have other prompts."""
 
     name: str
     prompt: str | None
@@ -71,17 +71,17 @@ class ClusterPictures:
 
 
 def n_entries(n_models: int) -> int:
-    """How many entries the page of `n_models` holds."""
+    """How many entries a page with `n_models` models holds."""
     return max(4, min(MAX_ENTRIES, MAX_PAIRS // n_models))
 
 
 def n_open(n_models: int) -> int:
-    """How many of them are shown at once."""
+    """How many of these entries are not folded."""
     return max(2, min(MAX_OPEN, MAX_OPEN_PAIRS // n_models))
 
 
 def gallery(models: Sequence[ModelMatches], training_image: ImageOf, max_entries: int = MAX_ENTRIES) -> list[Entry]:
-    """The `max_entries` generations with the highest similarity in any model, worst first; ties by id."""
+    """The `max_entries` generations with the highest similarity in any model, highest first; ties by id."""
     by_name: dict[str, list[tuple[ModelMatches, Mapping[str, Any]]]] = {}
     for model in models:
         for match in model.matches:

@@ -1,4 +1,4 @@
-"""The first thing on a page: what the numbers say in one sentence, and why not to believe them, or not yet."""
+"""The top of a page: what the numbers say in one sentence, and warnings about their interpretation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Headline:
-    """`verdict` is one sentence, `numbers` the same in figures. `lower`: whether every other model is below the first;
-    None where there is nothing to compare."""
+    """verdict: one sentence; numbers: the same in figures. lower: whether every other model is below the first; None if
+    there is nothing to compare."""
 
     verdict: str
     numbers: str

@@ -1,4 +1,4 @@
-"""Pictures for a self-contained page: small PNG data URIs within a size budget, from bytes nobody vouches for."""
+"""Pictures for a self-contained page: small PNG data URIs within a size budget, from untrusted bytes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from PIL import Image, ImageOps
 from raysys.report.data import ImageOf
 
 MAX_SOURCE_PIXELS = 64_000_000
-"""Larger images are not decoded for a thumbnail: 64 MP of RGB is 192 MB, and the header alone can claim anything."""
+"""Images with more pixels, according to their header, are not decoded for a thumbnail: 64 MP of RGB are 192 MB."""
 
 THUMBNAIL_SIDES = (320, 256, 192, 144, 112, 80)
-"""Longest side in pixels, tried in this order until the page fits its budget."""
+"""Longest sides in pixels, tried in this order until the pictures fit the budget."""
 
 PIXEL_ART_SIDE = 96
-"""Images up to this side are drawn with hard pixels when enlarged; smoothing would hide what the model did."""
+"""Images up to this side length (px) are enlarged without smoothing, which would hide details of the model's output."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A thumbnail (`src` is a data URI; None = not shown, `why` says the reason) with the size of its source."""
+    """A thumbnail. src: a data URI; None = not shown, for the reason `why`. width, height: of the source."""
 
     src: str | None
     width: int = 0
@@ -37,7 +37,7 @@ class Picture:
 
 
 def load(image_of: ImageOf, name: str) -> Image.Image | str:
-    """The decoded image as RGB, or the reason why there is none (the page must survive a missing or damaged file)."""
+    """The decoded image as RGB, or the reason why it cannot be shown, because the page must tolerate damaged files."""
     try:
         data = image_of(name)
     except (OSError, KeyError, ValueError) as exc:
@@ -50,12 +50,12 @@ def load(image_of: ImageOf, name: str) -> Image.Image | str:
             image.draft("RGB", (2 * THUMBNAIL_SIDES[0], 2 * THUMBNAIL_SIDES[0]))
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        # SyntaxError is what Pillow raises on a broken PNG.
+        # Pillow raises SyntaxError for a broken PNG.
         return f"cannot be decoded ({type(exc).__name__})"
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
-    """The image with its longest side at most `side` pixels; the same object when it already is."""
+    """The image with its longest side at most `side` pixels; the same object if it is small enough."""
     if max(image.size) <= side:
         return image
     small = image.copy()
@@ -71,17 +71,17 @@ def encode(image: Image.Image, side: int) -> str:
 
 
 def pictures(requests: Sequence[tuple[ImageOf, str]], budget_bytes: int) -> list[Picture]:
-    """One Picture per (source, id), all shrunk alike until their data URIs fit `budget_bytes` together.
+    """One Picture per (source, id), all shrunk to the same side until their data URIs fit `budget_bytes` in total.
 
-    Each distinct (source, id) is read and encoded once, but counts as often as it is shown: the page repeats it.
-    The smallest side is taken even when it does not fit; callers cap the number of images.
+    Each distinct (source, id) is read and encoded once, but its bytes count as often as it is shown. The smallest side
+    is used even if it does not fit; callers limit the number of images.
     """
     loaded: dict[tuple[int, str], Image.Image | str] = {}
     keys = [(id(image_of), name) for image_of, name in requests]
     for key, (image_of, name) in zip(keys, requests, strict=True):
         if key not in loaded:
             loaded[key] = load(image_of, name)
-    # Shrink once to the largest size: the later, smaller tries then start from small images.
+    # Shrink once to the largest size, so that later attempts start from small images.
     images = {key: shrink(image, THUMBNAIL_SIDES[0]) for key, image in loaded.items() if not isinstance(image, str)}
     encoded: dict[tuple[int, str], str] = {}
     wanted = THUMBNAIL_SIDES[0]
@@ -92,7 +92,7 @@ def pictures(requests: Sequence[tuple[ImageOf, str]], budget_bytes: int) -> list
         total = sum(len(encoded.get(key, "")) for key in keys)
         if total <= budget_bytes:
             break
-        # Bytes grow about as the area: skip the sizes that cannot fit (10 % grace, the loop still checks).
+        # Bytes are roughly proportional to the area: skip sizes that cannot fit (with a margin of 10 %).
         wanted = 1.1 * side * math.sqrt(budget_bytes / total)
     return [_picture(loaded[key], encoded.get(key)) for key in keys]
 

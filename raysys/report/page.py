@@ -1,7 +1,7 @@
-"""The HTML reports: one self-contained file each, readable without scripts, network or the folder they came from.
+"""The HTML reports: one self-contained file each, readable without scripts, network or the run folder.
 
-Everything in them that came from data (captions, file names, licenses) is untrusted: templates escape it, and a
-content policy in the page forbids every load and every script but the page's own.
+Everything that comes from data (captions, file names, licenses) is untrusted: templates escape it, and the page's
+Content-Security-Policy forbids all loads and all scripts except its own.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def replication_report(
 def _environment() -> Environment:
     env = Environment(
         loader=ChoiceLoader([PackageLoader("raysys.report"), PackageLoader("raysys.report", "sections")]),
-        autoescape=True,  # for every template: Jinja's default would look at the file name and miss `.j2`
+        autoescape=True,  # Jinja's select_autoescape would go by the file name and skip `.j2`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -108,7 +108,7 @@ def _environment() -> Environment:
 
 
 def _assets() -> dict[str, Any]:
-    """The page's own style and script, and the script's hash: the content policy lets only that script run."""
+    """The page's style and script, and the script's hash, which the Content-Security-Policy allows."""
     folder = resources.files("raysys.report") / "templates"
     style = (folder / "page.css").read_text(encoding="utf-8")
     script = (folder / "page.js").read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def _assets() -> dict[str, Any]:
 
 
 def _write(html: str, out: Path) -> Path:
-    """Replace `out` in one step: a browser that reloads, or a full disk, never leaves half a page."""
+    """Replace `out` atomically, so that a reload or a full disk never yields an incomplete page."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"_{out.name}.{os.getpid()}")

@@ -1,7 +1,7 @@
-"""Plots as inline SVG that takes its colors and fonts from the page, so that one drawing serves light and dark.
+"""Plots as inline SVG with the page's colors and fonts, so that the same drawing works in light and dark mode.
 
-Each plot is drawn twice, for a wide and for a narrow page: scaled down to a phone, the text of a wide plot would be
-too small to read. CSS shows one of the two.
+Each plot is drawn twice, for wide and for narrow pages, because the text of a wide plot is too small on a phone. CSS
+shows one of the two.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from matplotlib.figure import Figure
 
 from raysys.report.text import number
 
-# Colors that matplotlib writes and `inline_svg` replaces by CSS variables. Their values never reach a reader.
+# Placeholder colors that matplotlib writes and `inline_svg` replaces by CSS variables.
 INK, MUTED, RULE, BACKGROUND, SCORES = "#010101", "#020202", "#030303", "#040404", "#050505"
 N_SERIES = 12
-"""Colors of models; more models take them again from the start."""
+"""Number of colors for models; with more models, the colors repeat."""
 REFERENCES = "references"
-"""The series of what models are compared with."""
+"""The series of the measurements with which models are compared."""
 SERIES: dict[int | str, str] = {i: f"#0101{i + 16:02d}" for i in range(N_SERIES)} | {REFERENCES: "#010140"}
 _CSS_OF = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BACKGROUND: "--gray", SCORES: "--scores"}
 _CSS_OF |= {color: f"--series-{name}" for name, color in SERIES.items()}
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
-"""Line styles beside the colors, for readers who cannot tell these apart."""
+"""Line styles, for readers who cannot distinguish the colors."""
 
 FEW_IMAGES, WIDE_BIN, NARROW_BIN = 300, 0.05, 0.02
-"""Below 300 images, bins of 0.02 show noise more than shape."""
+"""Below 300 images, bins of 0.02 would mostly show noise."""
 
 WIDE_INCHES, NARROW_INCHES = 9.6, 3.7
 """At 72 points per inch: 691 and 266 points; the page shows them at about 1.6 and 1.3 pixels per point."""
@@ -47,13 +47,13 @@ _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def series_of(number: int) -> int:
-    """The series of model `number`: what `SERIES` and the page's style name its color by."""
+    """The series of model `number`: the key of its color in `SERIES` and in the page's style."""
     return number % N_SERIES
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """One row of the distribution plot. `series` picks the color; R is marked with its interval when given."""
+    """One row of the distribution plot. series: selects the color. R is marked, with its interval if given."""
 
     label: str
     similarities: np.ndarray
@@ -63,9 +63,9 @@ class Distribution:
 
 
 def distribution_plot(rows: Sequence[Distribution], background: np.ndarray | None, summary: str) -> Markup:
-    """Histograms of s(g) under each other on one axis, R marked, the background curve as an outline behind each.
+    """Histograms of s(g), one below the other on one axis, with R marked and the background as an outline behind each.
 
-    `summary` says the same in words: it is what a screen reader gets.
+    summary: a description in words, for screen readers.
     """
     values = [row.similarities for row in rows] + ([background] if background is not None else [])
     edges = _bin_edges(values)
@@ -95,9 +95,9 @@ class Generality:
 
 
 def generality_plot(rows: Sequence[Generality], summary: str) -> Markup:
-    """GS of captions before (outline) and after (filled) generalization, means marked, the paper's as diamonds below.
+    """GS of captions before (outline) and after (filled) generalization, with means; the paper's means as diamonds.
 
-    One row per level on one axis. `summary` says the same in words: it is what a screen reader gets.
+    One row per level on one axis. summary: a description in words, for screen readers.
     """
     low, high = _score_range(rows)
 
@@ -115,7 +115,7 @@ def generality_plot(rows: Sequence[Generality], summary: str) -> Markup:
 
 
 def loss_plot(losses: Mapping[str, Sequence[Mapping[str, Any]]], summary: str) -> Markup | None:
-    """Training loss against step: raw values faint, a running mean on top. None when no record has both."""
+    """Training loss against step: faint raw values and a running mean. None if no record has both step and loss."""
     curves = {name: loss_curve(records) for name, records in losses.items()}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
@@ -144,9 +144,9 @@ def loss_plot(losses: Mapping[str, Sequence[Mapping[str, Any]]], summary: str) -
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The (step, loss) of the records that have both as finite numbers, [n, 2], by step; of a repeated step the last.
+    """The (step, loss) pairs of records with both as finite numbers, [n, 2], by step; the last one of a repeated step.
 
-    A run that was killed and resumed logs the steps after its checkpoint a second time.
+    A run that was killed and resumed logs the steps after its checkpoint twice.
     """
     by_step: dict[float, float] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""How a model was made, in one line of words."""
+"""A one-line description of how a model was made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from raysys.report.text import plain
 
 
 def recipe_in_words(recipe: Mapping[str, Any]) -> str:
-    """Captions, duplicates and fusion; `recipe` is a model's in `study.json`."""
-    parts = [f"learned {captions_in_words(recipe['captions'])}", _fusion(recipe["fusion"])]
+    """Captions, fusion and duplicates in words. recipe: a model's recipe in `study.json`."""
+    parts = [f"trained on {captions_in_words(recipe['captions'])}", _fusion(recipe["fusion"])]
     if recipe["duplicates"] == "keep":
         parts.append("duplicates kept")
     return ", ".join(parts)

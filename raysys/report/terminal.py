@@ -1,4 +1,4 @@
-"""The tables that a command prints when it ends. Colors on a terminal; plain aligned text in a pipe or a log."""
+"""The tables that a command prints at the end: colored on a terminal, plain aligned text in a pipe or a log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raysys.report.sections.replication import replication_headline
 from raysys.report.text import duration, figures, number, plain, sorted_reasons
 
 PLAIN_WIDTH = 120
-"""Width of a log line: a pipe has none, and rich's default of 80 would fold the reasons."""
+"""Line width if the output is not a terminal; rich's default of 80 would wrap the reasons."""
 
 N_WORST = 5
 
@@ -39,14 +39,14 @@ def print_study(data: StudyReport, file: TextIO | None = None) -> None:
     if captions is not None and (scores := scores_in_words(captions.scores)):
         _print_lines(console, Text(f"generality score of captions: {scores}"))
     jobs = ", ".join(f"{job} {duration(seconds)}" for job, seconds in data.seconds.items())
-    _print_lines(console, Text(f"{duration(data.total_seconds)} in all: {jobs}" if jobs else ""))
+    _print_lines(console, Text(f"{duration(data.total_seconds)} in total: {jobs}" if jobs else ""))
     for name, found in data.evaluations.items():
         _say(console, section(name).headline(found), "default")
     _print_lines(console, *(Text(f"{name}: {why}", style="yellow") for name, why in data.missing.items()))
 
 
 def print_replication(result: ReplicationResult, file: TextIO | None = None) -> None:
-    """The end of `raysys replication`: every figure that belongs to R, and the worst matches."""
+    """Print the end of `raysys replication`: R with all related figures, and the worst matches."""
     console = _console(file)
     table = _table()
     table.add_column("Figure")
@@ -58,11 +58,11 @@ def print_replication(result: ReplicationResult, file: TextIO | None = None) -> 
     console.print(_worst(result))
     console.print()
     if result.unreadable:
-        console.print(Text(f"Not read and not part of the figures: {len(result.unreadable)}"))
+        console.print(Text(f"Images that could not be read and are not included: {len(result.unreadable)}"))
         for item in result.unreadable[:N_WORST]:
             console.print(Text(f"  {item}"))
     _say(console, replication_headline(result), "default")
-    console.print(Text("R is comparable only at equal |X| and equal |G|, with the same descriptor and preset."))
+    console.print(Text("Compare R only if |X| and |G| are equal and descriptor and preset are the same."))
 
 
 def _console(file: TextIO | None) -> Console:
@@ -77,7 +77,7 @@ def _table() -> Table:
 
 
 def _tables(tables: Sequence[TableOutcome]) -> Table:
-    """One row per table: in = kept + rejected + error, and why."""
+    """One row per table: in = kept + rejected + error, and the reasons."""
     table = _table()
     table.add_column("Table", no_wrap=True)
     for name in ("In", "Kept", "Rejected", "Error", "Time"):
@@ -102,7 +102,7 @@ def _reasons(counts: Counts) -> str:
 
 
 def _measured(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """One row per model or reference; the first column names it, the others are numbers."""
+    """One row per model or reference; the first column is its name, the others are numbers."""
     table = _table()
     table.add_column(titles[0])
     for title in titles[1:]:
@@ -129,6 +129,6 @@ def _say(console: Console, headline: Headline, style: str) -> None:
 
 
 def _print_lines(console: Console, *lines: Text) -> None:
-    """In a log a sentence stays on one line, so that it can be searched for."""
+    """Print lines; outside a terminal without wrapping, so that logs can be searched."""
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""Numbers and words as people read them; shared by the HTML pages, the plots and the terminal."""
+"""Formatting of numbers and words, shared by the HTML pages, the plots and the terminal."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from raysys.replication.stats import THRESHOLDS
 MINUS = "\N{MINUS SIGN}"
 NOT_KNOWN = "–"
 SETTINGS = ("Generated images |G|", "Training images |X|", "Descriptor", "Preset", "Weights (sha256)")
-"""The figures that must be equal before two R may be compared."""
+"""The figures that must be equal for two values of R to be comparable."""
 _KANA = re.compile("[\N{HIRAGANA LETTER SMALL A}-\N{KATAKANA LETTER VO}]")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """0.842, −0.1; an en dash for None and NaN. Three digits, as the literature prints R."""
+    """0.842, −0.1; an en dash for None and NaN. Three digits by default, as in the literature on R."""
     if value is None or not math.isfinite(value):
         return NOT_KNOWN
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def interval(ci: tuple[float, float] | None) -> str:
-    """A confidence interval as `0.79 to 0.88`; "to" because a dash between numbers reads as a minus."""
+    """A confidence interval as `0.79 to 0.88`, because a dash between numbers looks like a minus."""
     return NOT_KNOWN if ci is None else f"{number(ci[0])} to {number(ci[1])}"
 
 
 def change(before: float, after: float) -> str | None:
-    """−27 % or +3 %; None where a ratio means nothing (`before` is not positive). Never rounds a change to 0."""
+    """−27 % or +3 %; None if `before` is not positive. A change is never rounded to 0."""
     if not before > 0:
         return None
     percent = 100 * (after - before) / before
@@ -68,12 +68,12 @@ def plain(reason: str) -> str:
 
 
 def lang_of(text: str | None) -> str | None:
-    """`ja` for text with kana, so that a browser picks Japanese forms of Han characters; None otherwise."""
+    """`ja` for text with kana, so that browsers use Japanese glyphs for Han characters; else None."""
     return "ja" if text and _KANA.search(text) else None
 
 
 def shorten(text: str, n_chars: int) -> str:
-    """At most `n_chars` characters, cut in the middle: the two ends of a path or hash tell most."""
+    """At most `n_chars` characters, cut in the middle: the ends of a path or hash are the most informative."""
     if len(text) <= n_chars:
         return text
     head = (n_chars - 1) // 2
@@ -81,20 +81,20 @@ def shorten(text: str, n_chars: int) -> str:
 
 
 def figures(result: ReplicationResult) -> dict[str, str]:
-    """The figures that belong beside every R (SPEC: R is never reported alone), in reading order."""
+    """R and the figures that are always reported with it, in reading order."""
     rows = {
         "R (95th percentile)": number(result.R),
         "95 % interval of R": interval(result.R_ci),
         "Mean similarity": number(result.mean),
     }
     percentiles = {_ordinal(name): value for name, value in result.percentiles.items()}
-    # The 95th is R itself, already there.
+    # The 95th percentile is R itself, which is already included.
     rows |= {f"{name} percentile": number(value) for name, value in percentiles.items() if name != "95th"}
     rows |= {f"Share above {t:g}": percent(result.fraction_above[str(t)]) for t in THRESHOLDS}
     if (copies := result.copies) is not None:
-        rows[f"Called copies by {result.descriptor}: above {copies['threshold']:g}"] = percent(copies["fraction"])
+        rows[f"Copies according to {result.descriptor} (above {copies['threshold']:g})"] = percent(copies["fraction"])
         if copies["by_chance"] is not None:
-            rows["The same for unrelated images, expected"] = percent(copies["by_chance"])
+            rows["Expected for unrelated images"] = percent(copies["by_chance"])
     rows |= _held_out_figures(result)
     if result.R_background_percentile is not None:
         rows["R in the background distribution"] = f"{number(result.R_background_percentile, 1)} %"
@@ -125,9 +125,9 @@ def _held_out_figures(result: ReplicationResult) -> dict[str, str]:
 
 
 def compare_figures(results: Sequence[ReplicationResult]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The figures of several results: (those that differ, one value per result; those that all share, once)."""
+    """The figures of several results: ({figure: one value per result}, {setting that all share: value})."""
     columns = [figures(result) for result in results]
-    # In the order of the first result; a figure that only some have (the background) is not shared.
+    # In the order of the first result; only some results have every figure (such as the background).
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = {name: [column.get(name, NOT_KNOWN) for column in columns] for name in names}
     shared = {name: values[0] for name, values in rows.items() if name in SETTINGS and len(set(values)) == 1}

@@ -1,7 +1,7 @@
-"""Guidance: which conditionings a denoiser is asked with at each step, and how its predictions become one.
+"""Guidance: which conditionings the denoiser is evaluated with at each step, and how its predictions are combined.
 
-A guidance object is immutable. What it carries from step to step (a momentum) is a state that the sampling loop hands
-from one `combine` to the next, so that the same object serves any number of batches at once.
+A guidance object is immutable. A state (such as a momentum) is passed by the sampling loop from one `combine` to the
+next, so that the same object can be used for several batches at once.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from raysys.models.family import Conditioning
 
 @dataclass(frozen=True)
 class Step:
-    """Where the sampling stands."""
+    """The current sampling step."""
 
     index: int
     """0 for the first step."""
     count: int
     timestep: int
-    """Of the training schedule: near T − 1 at the first step, near 0 at the last."""
+    """Timestep of the training schedule: near T − 1 at the first step, near 0 at the last."""
 
 
 class Guidance(Protocol):
     """Classifier-free guidance, or a rule with more branches (negative, prompt, a concept to avoid)."""
 
     def conditionings(self, prompts: Conditioning) -> list[Conditioning]:
-        """The branches that the denoiser evaluates together, each for B samples; called once per batch."""
+        """The conditionings of all branches, each for B samples; evaluated together. Called once per batch."""
 
     def combine(self, predictions: Sequence[torch.Tensor], step: Step, state: Any) -> tuple[torch.Tensor, Any]:
-        """The branches' predictions [B, C, h, w], in the order of `conditionings` → (the prediction to follow, the
-        state for the next step). `state` is None at the first step."""
+        """The branches' predictions [B, C, h, w], in the order of `conditionings` → (combined prediction, state for the
+        next step). `state` is None at the first step."""
 
 
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
     """ε = ε_negative + s · (ε_prompt − ε_negative)   (Ho & Salimans 2022, arXiv 2207.12598, Eq. 6 with s = 1 + w).
 
-    Holds for v-prediction too, since v is affine in ε at fixed x_t. s ≤ 1 switches guidance off, as in diffusers: the
-    denoiser then runs on the prompts only.
+    Also valid for v-prediction, because v is affine in ε at fixed x_t. As in diffusers, s ≤ 1 disables guidance: the
+    denoiser is then evaluated for the prompts only.
 
-    scale: s. negative: the states of "" or of what to avoid, of one sample or of B.
+    scale: s. negative: the conditioning of "" or of a negative prompt, for one sample or for B.
     """
 
     scale: float

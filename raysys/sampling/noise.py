@@ -1,4 +1,4 @@
-"""Initial noise that belongs to an image's identity, not to a worker, a batch or a device."""
+"""Initial noise that depends on an image's identity, not on the worker, the batch or the device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 def noise_seed(seed: int, *identity: object) -> int:
     """A 63-bit generator seed from the run's seed and an identity such as (prompt_id, index).
 
-    BLAKE2b over the length-prefixed parts: unlike `hash()` the same in every process, and ("a", "bc") differs from
-    ("ab", "c").
+    BLAKE2b over length-prefixed parts: unlike `hash()`, the same in every process; ("a", "bc") and ("ab", "c") differ.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *identity):
@@ -22,6 +21,6 @@ def noise_seed(seed: int, *identity: object) -> int:
 
 
 def initial_noise(seed: int, prompt_id: str, index: int, shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal float32 noise [C, h, w] for image `index` of a prompt; drawn on the CPU on every machine."""
+    """Standard normal float32 noise [C, h, w] for image `index` of a prompt, always drawn on the CPU."""
     generator = torch.Generator("cpu").manual_seed(noise_seed(seed, prompt_id, index))
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Latents from noise and conditioning: DPM-Solver++ over any family's denoiser, with any guidance."""
+"""Sample latents from noise and conditioning with DPM-Solver++, for any family's denoiser and any guidance."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def sample(
 ) -> torch.Tensor:
     """Denoise `latents` [B, C, h, w] (standard normal) into clean scaled latents, float32, on the denoiser's device.
 
-    The denoiser runs once per step, on the samples of all branches of `guidance` stacked. The same inputs give the
-    same output: the solver is an ODE solver and draws nothing.
+    The denoiser runs once per step, on the stacked samples of all branches of `guidance`. The result is deterministic,
+    because DPM-Solver++ is an ODE solver. Raises ValueError for mismatched batch sizes.
     """
     batch = len(latents)
     if len(prompts) != batch:
@@ -34,7 +34,7 @@ def sample(
     sampler.set_timesteps(num_inference_steps, device=device)
     latents = latents.to(device, dtype) * sampler.init_noise_sigma
     state = None
-    numbers = sampler.timesteps.tolist()  # once: each look at a GPU's number would wait for it
+    numbers = sampler.timesteps.tolist()  # read once, because reading a value from the GPU synchronizes
     for index, timestep in enumerate(sampler.timesteps):
         model_input = sampler.scale_model_input(latents.repeat(len(branches), 1, 1, 1), timestep)
         predictions = denoiser(model_input, timestep.expand(len(model_input)), conditioning).chunk(len(branches))

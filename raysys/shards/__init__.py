@@ -1,4 +1,4 @@
-"""Image–caption shards → SAMPLES rows, and from a row back to its image.
+"""Read image–caption shards into SAMPLES rows, and read the image of a row.
 
     inputs.list_inputs → ingest.ingest_rows → SAMPLES → images.read_images (later stages)
 

@@ -1,6 +1,6 @@
-"""Safe decoding: bytes of an unknown file in, RGB pixels or a reason out. Never raises on bad data.
+"""Safe decoding: bytes of an unknown file → RGB pixels, or the reason for a rejection. Never raises for bad data.
 
-Accepted: JPEG (MPO counts as its first image), PNG, WebP, and GIF, BMP, TIFF when they hold one image.
+Accepted: JPEG (of an MPO, the first image), PNG, WebP, and GIF, BMP, TIFF with a single image.
 Color profiles are not applied. Transparency is composited on white. 16-bit grays are scaled, not clipped.
 """
 
@@ -23,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 _DECODER_ERRORS = (
     OSError,
-    SyntaxError,  # Pillow's way to say "broken PNG"
+    SyntaxError,  # raised by Pillow for a broken PNG
     ValueError,
     EOFError,
     IndexError,
@@ -34,7 +34,7 @@ _DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's parsers raise on damaged files. Anything else is a bug and propagates."""
+"""Exceptions of Pillow's parsers for damaged files. Any other exception is a bug and propagates."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -47,22 +47,22 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _CONVERTIBLE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}
-"""The rest is refused: 32-bit integers (I) and floats (F) have no defined white, Pillow cannot convert LAB."""
+"""Other modes are rejected: for 32-bit integers (I) and floats (F) white is undefined; Pillow cannot convert LAB."""
 
 
 class DecodeConfig(Config):
-    """Limits that every image must keep."""
+    """Limits that every image must satisfy."""
 
     max_pixels: int = Field(
-        50_000_000, ge=1, le=178_000_000, description="Most pixels, read from the header before decoding"
+        50_000_000, ge=1, le=178_000_000, description="maximum number of pixels, checked in the header before decoding"
     )
-    max_bytes: int = Field(64 * 2**20, ge=1, description="Most bytes of one encoded image")
-    min_side: int = Field(16, ge=1, description="Least width and height, pixels")
+    max_bytes: int = Field(64 * 2**20, ge=1, description="maximum bytes of an encoded image")
+    min_side: int = Field(16, ge=1, description="minimum width and height, pixels")
 
     def admitting(self, earlier: DecodeConfig) -> DecodeConfig:
-        """These limits, widened so that everything that `earlier` accepted is accepted. A limit that was set stays.
+        """These limits, widened to accept everything that `earlier` accepts; explicitly set limits do not change.
 
-        Limits are never narrowed: images from elsewhere (generations) need not keep the earlier ones.
+        Limits are never narrowed, because other images (generations) need not satisfy the earlier ones.
         """
         default = DecodeConfig()
         wider = {
@@ -76,7 +76,7 @@ class DecodeConfig(Config):
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why there is no image: too_large, too_small, truncated, corrupt, not_image, unsupported_format, animated."""
+    """A rejected file. reason: too_large, too_small, truncated, corrupt, not_image, unsupported_format or animated."""
 
     reason: str
     detail: str | None = None
@@ -88,7 +88,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """A fully decoded file's format and size after EXIF orientation, pixels."""
+    """Format, and size in pixels after EXIF orientation, of a file that was fully decoded."""
 
     format: str
     width: int
@@ -97,7 +97,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image: `pixels` is uint8 [height, width, 3], RGB, upright."""
+    """A decoded image. pixels: uint8 RGB [height, width, 3], with EXIF orientation applied."""
 
     pixels: np.ndarray
     format: str
@@ -106,7 +106,7 @@ class Decoded:
 
 
 def decode_image(data: bytes, limits: DecodeConfig) -> Decoded | Rejection:
-    """Bytes of one image file → RGB pixels, or why not. The whole file is decoded: a late error is found."""
+    """Bytes of one image file → RGB pixels or a rejection. Decodes the whole file, so that late errors are found."""
     loaded = _load(data, limits)
     if isinstance(loaded, Rejection):
         return loaded
@@ -116,7 +116,7 @@ def decode_image(data: bytes, limits: DecodeConfig) -> Decoded | Rejection:
 
 
 def check_image(data: bytes, limits: DecodeConfig) -> ImageFacts | Rejection:
-    """The same checks and the same full decoding as `decode_image`, without the conversion to RGB."""
+    """As `decode_image`, with the same checks and full decoding, but without the conversion to RGB."""
     loaded = _load(data, limits)
     if isinstance(loaded, Rejection):
         return loaded
@@ -126,13 +126,13 @@ def check_image(data: bytes, limits: DecodeConfig) -> ImageFacts | Rejection:
 
 
 def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Rejection:
-    """The loaded Pillow image with its EXIF orientation (1 … 8), or the first limit it breaks."""
+    """The loaded Pillow image with its EXIF orientation (1 … 8), or a rejection for the first limit it violates."""
     if len(data) > limits.max_bytes:
         return Rejection("too_large", f"{len(data)} bytes > {limits.max_bytes}")
-    # Pillow's WebP reader allocates the canvas when it opens a file, before anyone can look at the size.
+    # Pillow's WebP reader allocates the canvas when it opens a file, before the size can be checked.
     if (size := _webp_size(data)) is not None and (found := _size_problem(size, limits)) is not None:
         return found
-    # Another library may have switched this on for the process: half an image would pass as a whole one.
+    # Another library may have enabled this for the process; truncated images would then be accepted.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -167,7 +167,7 @@ def _format(image: Image.Image) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 … 8. Unreadable EXIF counts as upright: the pixels themselves are sound."""
+    """EXIF orientation, 1 … 8; 1 (upright) if the EXIF data cannot be read, because the pixels are still valid."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DECODER_ERRORS:
@@ -180,7 +180,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode that `_load` lets through → RGB."""
+    """Convert any mode that `_load` accepts to RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -194,7 +194,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _undecodable(data: bytes, exc: BaseException) -> Rejection:
-    """Name the damage: the end is missing, the format is known but refused, the inside is broken, or no image."""
+    """The reason why a file cannot be decoded: truncated, unsupported_format, corrupt or not_image."""
     detail = f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnidentifiedImageError) else None
     kind = _sniff(data)
     if kind is None:
@@ -207,7 +207,7 @@ def _undecodable(data: bytes, exc: BaseException) -> Rejection:
 
 
 def _sniff(data: bytes) -> str | None:
-    """The format that the first bytes claim."""
+    """The format according to the first bytes; None if unknown."""
     starts = {
         b"\xff\xd8\xff": "JPEG",
         b"\x89PNG\r\n\x1a\n": "PNG",
@@ -233,7 +233,7 @@ def _sniff(data: bytes) -> str | None:
 
 
 def _end_is_missing(data: bytes, kind: str) -> bool:
-    """True when the file stops before its own format says so (TIFF has no such mark)."""
+    """Whether the format's end marker or length shows that the end of the file is missing (never for TIFF)."""
     tail = data.rstrip(b"\0")[-64:]
     if kind == "JPEG":
         return b"\xff\xd9" not in tail
@@ -249,7 +249,7 @@ def _end_is_missing(data: bytes, kind: str) -> bool:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a WebP header (VP8X canvas, VP8L or VP8 frame; RFC 9649), None for other files."""
+    """Width and height from a WebP header (VP8X canvas, VP8L or VP8 frame; RFC 9649); None for other files."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]

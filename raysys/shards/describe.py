@@ -1,7 +1,7 @@
-"""What the describe stage takes from a table or folder of images: its items, chunk by chunk, and their decoded images.
+"""The input of the describe stage, from a table or a folder of images: items per chunk, and their decoded images.
 
-Of SAMPLES, the kept rows and those that ingest refused for their license: a copy of a refused image must be found, so
-that it is not trained on under the license of another row.
+For SAMPLES these are the kept rows and the rows that ingest rejected for their license: copies of such an image must be
+found, so that they are not trained on under the license of another row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raysys.tables.plan import PLAN, TABLE
 from raysys.tables.read import Part
 
 READ_ROWS = 32
-"""Encoded images in memory at a time."""
+"""Number of encoded images in memory at a time."""
 _REFERENCE = ("sample_id", "image", "shard", "member", "offset", "length")
 
 
@@ -41,12 +41,12 @@ class ImageTable:
     """A table of SAMPLES or GENERATIONS rows as the input of the describe stage. Picklable."""
 
     path: str
-    version: str  # of the contents, so that a worker's cached listing is never a stale one
+    version: str  # changes with the contents, so that a worker never uses a stale cached listing
     key: str
 
     @classmethod
     def of(cls, view: TableView) -> ImageTable:
-        """InputError when the table holds other rows."""
+        """Raises InputError if the table holds other rows."""
         if view.row_type.name not in (SAMPLES.name, GENERATIONS.name):
             raise InputError(
                 f"{view.store.url} holds {view.row_type.name} rows", "give a table of samples or generations"
@@ -68,7 +68,7 @@ class ImageTable:
 
 
 def is_refused(samples: pa.Table) -> pa.ChunkedArray:
-    """Mask of SAMPLES rows that ingest refused for their license, and whose image was there to be read."""
+    """Mask of SAMPLES rows that ingest rejected for their license and whose image could be read."""
     refused = pc.is_in(samples["reason"], pa.array(LICENSE_REASONS))
     return pc.and_(refused, pc.is_valid(samples["sample_id"]))
 
@@ -80,7 +80,7 @@ def _parts(path: str, _version: str) -> dict[str, Part]:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of image files as the input of the describe stage: one input part, items in sorted order. Picklable."""
+    """A folder of image files as the input of the describe stage: one input part with sorted items. Picklable."""
 
     path: str
     signature: str
@@ -88,12 +88,12 @@ class ImageFolder:
 
     @classmethod
     def of(cls, path: str) -> ImageFolder:
-        """InputError when there is no image in it."""
+        """Raises InputError if the folder has no images."""
         path = path if is_url(path) else os.path.abspath(path)
         listing = list_files(path)
         n_images = len(image_names(listing))
         if not n_images:
-            raise InputError(f"no image in {path}", "give a folder of image files, or a table of samples")
+            raise InputError(f"no images in {path}", "give a folder of image files, or a table of samples")
         return cls(path, listing_signature(listing), n_images)
 
     @property
@@ -102,7 +102,7 @@ class ImageFolder:
 
     def __call__(self, chunk: Chunk) -> pa.Table:
         names = _names(self.path, self.signature)[chunk.start : chunk.stop]
-        # As bytes: a file name need not be UTF-8.
+        # As bytes, because file names need not be UTF-8.
         paths = pa.array([os.fsencode(join(self.path, name)) for name in names], pa.binary())
         return pa.table({"image_id": pa.array([printable(name) for name in names], pa.string()), "path": paths})
 
@@ -111,12 +111,12 @@ class ImageFolder:
 def _names(path: str, signature: str) -> list[str]:
     listing = list_files(path)
     if listing_signature(listing) != signature:
-        raise InputError(f"the files in {path} changed while they were read", "run the same command again")
+        raise InputError(f"the files in {path} changed while they were being read", "run the same command again")
     return image_names(listing)
 
 
 def image_source(path: str) -> tuple[ImageTable | ImageFolder, list[InputPart], str | None]:
-    """(items by chunk, input parts, identity of the table) of a table or folder at `path`."""
+    """(loader of items, input parts, identity of the table or None) of the table or folder at `path`."""
     if Store(path).exists(TABLE):
         view = open_table(path)
         return ImageTable.of(view), view.inputs(), view.identity
@@ -127,7 +127,7 @@ def image_source(path: str) -> tuple[ImageTable | ImageFolder, list[InputPart], 
 
 
 def stated(descriptor: DescriptorFacts) -> dict[str, str]:
-    """What of a descriptor goes into fingerprints: weights by their contents, not by their path."""
+    """What identifies a descriptor in fingerprints; weights are identified by content, not by path."""
     return {
         "descriptor": descriptor.name,
         "preset": descriptor.preset,
@@ -136,9 +136,9 @@ def stated(descriptor: DescriptorFacts) -> dict[str, str]:
 
 
 def described_by(descriptor: DescriptorFacts, features: str, images: str) -> TableView | None:
-    """The rows of the table `features`, when they are those of all `images` as they are now, by this descriptor.
+    """The rows of the table `features` by this descriptor, if they cover all current `images`; None otherwise.
 
-    Limits of decoding do not matter: a table that another job made serves too. None: there is something to describe.
+    Decoding limits are ignored, so that a table made by another job can be used.
     """
     if not Store(features).exists(TABLE):
         return None
@@ -154,7 +154,7 @@ def described_by(descriptor: DescriptorFacts, features: str, images: str) -> Tab
 
 
 def features_of(path: str, descriptor: DescriptorFacts) -> TableView:
-    """The rows of a FEATURES table by one descriptor. InputError when it has none."""
+    """The rows of a FEATURES table by one descriptor. Raises InputError if there are none."""
     found = open_table(path, FEATURES).of(descriptor.preset)
     if not found.outputs:
         raise InputError(f"{path} has no features by {descriptor.preset}", "run `raysys describe` first")
@@ -163,7 +163,7 @@ def features_of(path: str, descriptor: DescriptorFacts) -> TableView:
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """Items → decoded images, one after the other. Picklable; one cache of open files per process."""
+    """Items → decoded images, one at a time. Picklable; uses one cache of open files per process."""
 
     limits: DecodeConfig
 
@@ -177,7 +177,7 @@ class ImageLoader:
 def load_image(
     image_id: str, data: bytes | Exception, limits: DecodeConfig, sample_id: str | None = None
 ) -> LoadedImage:
-    """One image from its encoded bytes, or from why they could not be read (our failure: it can be retried)."""
+    """Decode one image. If `data` is the exception of a failed read, the fate is an error, which can be retried."""
     if isinstance(data, Exception):
         return LoadedImage(image_id, sample_id, None, error_from("read", data))
     sample_id = sample_id or hashlib.sha256(data).hexdigest()

@@ -1,13 +1,14 @@
-"""Samples and their features → DUPLICATES: clusters of images that show the same thing, and the one member that stays.
+"""Samples and features → DUPLICATES rows: clusters of images that show the same thing, with one representative each.
 
-Exact: the same `sample_id` (hash of the image bytes). Near: similarity of features at or above a threshold.
+Exact duplicates have the same `sample_id` (hash of the image bytes); near-duplicates a similarity above a threshold.
 
-A cluster is a star: every member is at or above the threshold to the representative itself. Connected components
-would be simpler, but they chain: among millions of images a is like b, b like c … until one "cluster" holds pictures
-that have nothing in common, and all but one would be thrown away. The price: two members of one chain may both stay.
-Greedy, in order of preference (largest picture, then first in reading order): an image that is like no
-representative so far becomes one. Then every other image joins the representative it is most like. The result does
-not depend on block sizes, and no list of all similar pairs is ever made.
+A cluster is a star: every member reaches the threshold with the representative itself. Connected components would be
+simpler, but they chain: among millions of images, a is similar to b, b to c and so on, until a cluster holds unrelated
+images, of which all but one would be dropped. The price of stars is that two members of a chain may both be kept.
+
+The algorithm is greedy, in order of preference (largest image, then first in reading order): an image that is not
+similar to any representative so far becomes one. Then every other image joins its most similar representative. The
+result does not depend on block sizes, and the list of all similar pairs is never built.
 """
 
 from __future__ import annotations
@@ -31,29 +32,29 @@ Mirror = Callable[[np.ndarray], np.ndarray | None]
 
 
 class DuplicatesConfig(Config):
-    """When two images count as the same."""
+    """When two images count as duplicates."""
 
     threshold: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="least cosine similarity of near-duplicates; null = the descriptor's own: 0.92 for embedded, "
-        "0.75 for sscd, none for clip and dinov2",
+        description="minimum cosine similarity of near-duplicates; null = the descriptor's threshold: 0.92 for "
+        "embedded, 0.75 for sscd, none for clip and dinov2",
     )
-    near: bool = Field(True, description="look for near-duplicates; false = exact ones only")
-    mirrored: bool = Field(True, description="a mirror image is a near-duplicate too, where the descriptor can tell")
+    near: bool = Field(True, description="find near-duplicates; false = exact duplicates only")
+    mirrored: bool = Field(True, description="mirror images are near-duplicates, too, if the descriptor supports it")
     block_rows: Annotated[int, OPERATIONAL] = Field(
-        2048, ge=1, description="features compared at a time: bounds the memory"
+        2048, ge=1, description="features compared at a time; limits memory use"
     )
 
     def of_descriptor(self, descriptor: DescriptorFacts) -> DuplicatesConfig:
-        """With the descriptor's threshold, where none is set. InputError when it has none and `near` needs one."""
+        """With the descriptor's threshold if none is set. Raises InputError if `near` needs one and there is none."""
         if self.threshold is not None or not self.near:
             return self
         stated = descriptor.thresholds.near_duplicate
         if stated is None:
             raise InputError(
-                f"duplicates.threshold is not set, and no threshold was measured for descriptor {descriptor.name}",
+                f"duplicates.threshold is not set, and descriptor {descriptor.name} has no measured threshold",
                 "set duplicates.threshold, or duplicates.near=false for equal bytes only",
             )
         return self.model_copy(update={"threshold": stated.similarity})
@@ -67,12 +68,12 @@ def find_clusters(
 ) -> list[dict[str, Any]]:
     """One DUPLICATES row per SAMPLES row, in order.
 
-    rows: in reading order, with row_id, sample_id, width, height, license and url. features: float32 [N, D], unit
-    rows, one for each of `rows` (a memory map: a few blocks of it are in memory at a time). config: with a threshold
-    (`of_descriptor`). mirror: gives the features of mirrored images, where the descriptor can.
+    rows: in reading order, with row_id, sample_id, width, height, license and url. features: float32 [N, D],
+    L2-normalized, one row for each of `rows`; of a memory map, only a few blocks are in memory at a time. config: with
+    a threshold (`of_descriptor`). mirror: computes the features of mirrored images, if the descriptor supports it.
 
     The representative is kept; the others are rejected as `duplicate_of:<row_id of the representative>`. All members
-    carry the merged sources and the strictest license of the cluster.
+    have the merged sources and the strictest license of the cluster.
     """
     if len(rows) != len(features):
         raise ValueError(f"{len(rows)} rows, but {len(features)} features")
@@ -99,7 +100,7 @@ def star_clusters(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Star clusters of `features[nodes]`, `nodes` in order of preference: (leader [N], similarity to it [N]).
 
-    A leader is given as its position in `nodes`; an image that leads itself has similarity 1. Memory: two blocks.
+    Leaders are positions in `nodes`; a leader is its own leader, with similarity 1. Memory: two blocks.
     """
     leaders = _leaders(features, nodes, config, mirror)
     leader, similarity = np.arange(len(nodes)), np.ones(len(nodes), np.float32)
@@ -115,7 +116,7 @@ def star_clusters(
 
 
 def _leaders(features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, mirror: Mirror | None) -> np.ndarray:
-    """Positions of the images that are below the threshold to every leader before them, ascending."""
+    """Positions of the leaders, ascending: images below the threshold to every leader before them."""
     leaders: list[int] = []
     for start in range(0, len(nodes), config.block_rows):
         part = nodes[start : start + config.block_rows]
@@ -133,7 +134,7 @@ def _leaders(features: np.ndarray, nodes: np.ndarray, config: DuplicatesConfig, 
 
 
 def views_of(block: np.ndarray, config: DuplicatesConfig, mirror: Mirror | None) -> np.ndarray:
-    """Features [N, D] → [N, V, D]: what they are searched by; V = 2 where mirror images count, else 1."""
+    """Features [N, D] → views of queries [N, V, D]: V = 2 if mirror images are compared, too, else 1."""
     mirrored = mirror(block) if config.mirrored and mirror is not None else None
     return block[:, None] if mirrored is None else np.stack([block, mirrored], axis=1)
 
@@ -184,7 +185,7 @@ def _cluster_rows(
 
 
 def _kind(cluster_size: int, is_exact: bool) -> str:
-    """unique, or how a member is like its representative (of the representative: like its closest member)."""
+    """unique, exact or near: the relation of a member to the representative (of the latter: to its closest member)."""
     if cluster_size == 1:
         return UNIQUE
     return EXACT if is_exact else NEAR

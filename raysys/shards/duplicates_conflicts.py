@@ -1,7 +1,7 @@
-"""A license that is not allowed holds for every copy of an image: clusters with a refused image are refused.
+"""Reject clusters with copies of an image that ingest rejected for its license.
 
-Ingest refuses only the row that carries the license. The same picture may come again under CC-BY, as the same bytes or
-encoded anew, and would be trained on.
+Ingest rejects only the row with that license. Without this check, the same image would be trained on if it occurs again
+under CC-BY, with the same bytes or re-encoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raysys.similarity.feature_file import FeatureFile
 
 @dataclass
 class Refused:
-    """Rows that ingest refused for their license: {sample_id: row_id}, and features of those that could be decoded."""
+    """Rows that ingest rejected for their license: {sample_id: row_id}, and features of those that can be decoded."""
 
     features: FeatureFile
     row_of: dict[str, str] = field(default_factory=dict)
@@ -33,10 +33,10 @@ def refuse_conflicts(
     config: DuplicatesConfig,
     mirror: Mirror | None,
 ) -> None:
-    """Reject, in place, the clusters with a member that is a refused image: `license_conflict:<row_id of that row>`.
+    """Reject clusters with a copy of a refused image, in place, as `license_conflict:<row_id of the refused row>`.
 
-    rows: DUPLICATES rows, one for each of `features` [N, D]. A member is a refused image when it has the same bytes,
-    or (with `config.near`) a similarity of `config.threshold` or more. Of several, the most similar is named.
+    rows: DUPLICATES rows, one for each of `features` [N, D]. A copy has the same bytes or (with `config.near`) a
+    similarity of at least `config.threshold`. If there are several refused images, the reason names the most similar.
     """
     worst: dict[str, tuple[float, str]] = {}
     for index, similarity, row_id in _copies(rows, features, refused, config, mirror):
@@ -56,7 +56,7 @@ def _copies(
     config: DuplicatesConfig,
     mirror: Mirror | None,
 ) -> Iterator[tuple[int, float, str]]:
-    """(index of a row, similarity, row_id of the refused row) of every row that shows a refused image."""
+    """(index of the row, similarity, row_id of the refused row) for every row that is a copy of a refused image."""
     for index, row in enumerate(rows):
         if row["sample_id"] in refused.row_of:
             yield index, 1.0, refused.row_of[row["sample_id"]]

@@ -1,4 +1,4 @@
-"""SAMPLES ⋈ FEATURES → the rows of a DUPLICATES table, part by part. Features are mapped from disk."""
+"""SAMPLES ⋈ FEATURES → the rows of a DUPLICATES table, part by part, with memory-mapped features."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FATE = ("outcome", "stage", "reason", "detail")
 
 @dataclass
 class _Described:
-    """Kept rows whose image was described, in reading order, and the rows that ingest refused for their license.
+    """Kept rows with features, in reading order, and the rows that ingest rejected for their license.
 
-    unclear: DUPLICATES rows of kept samples whose image could not be described; they keep that fate.
+    unclear: DUPLICATES rows of kept samples whose image could not be described, with the fate of that failure.
     """
 
     features: FeatureFile
@@ -36,13 +36,13 @@ class _Described:
 
 
 WHOLE_PART = 1 << 62
-"""Chunk rows: one part of DUPLICATES for each part of samples, so that joins stay local."""
+"""Used as chunk_rows: one DUPLICATES part per SAMPLES part, so that joins are local to a part."""
 
 
 def write_duplicates(
     folder: str, samples: TableView, features: TableView, config: DuplicatesConfig, mirror: Mirror | None
 ) -> Counts:
-    """A DUPLICATES table of all kept rows of `samples` in an empty folder; returns the fates of its rows.
+    """Write the DUPLICATES table of all kept rows of `samples` to an empty folder; return the counts of its fates.
 
     features: a FEATURES table of `samples`, by one descriptor. mirror: its `mirrored`.
     """
@@ -58,7 +58,7 @@ def write_duplicates(
 def duplicates_of(
     samples: TableView, features: TableView, config: DuplicatesConfig, mirror: Mirror | None
 ) -> Iterator[pa.Table]:
-    """One table of DUPLICATES rows for each part of `samples`: a row for each kept sample, in its order."""
+    """One table of DUPLICATES rows per part of `samples`, with one row per kept sample, in order."""
     with FeatureFile() as of_kept, FeatureFile() as of_refused:
         described = _Described(of_kept, Refused(of_refused))
         aligned = AlignedTable(features, "image_id")

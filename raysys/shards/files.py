@@ -15,11 +15,11 @@ import fsspec
 
 PROBE_BYTES = 64 * 1024
 REMOTE_BLOCK_BYTES = 8 * 2**20
-"""Tars hold small members: reading ahead in large blocks beats one request per header or image."""
+"""Read-ahead block: for the small members of tars, this is faster than one request per header or image."""
 
 
 class Source(Protocol):
-    """An open input file. `size` in bytes; `read` returns fewer bytes than asked only at the end of the file."""
+    """An open input file. size: in bytes. `read` returns fewer bytes than requested only at the end of the file."""
 
     size: int
 
@@ -36,7 +36,7 @@ class LocalSource:
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._fd, length, offset)
         while 0 < len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
-            data += more  # one pread returns at most 2 GiB, and less on some network file systems
+            data += more  # a single pread returns at most 2 GiB, and less on some network file systems
         return data
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class RemoteSource:
         self.size = int(fs.size(path))
 
     def read(self, offset: int, length: int) -> bytes:
-        with self._lock:  # a seek and a read belong together
+        with self._lock:  # no other thread may seek before the read
             self._file.seek(offset)
             return self._file.read(length)
 
@@ -65,13 +65,13 @@ def is_url(path: str) -> bool:
 
 @contextmanager
 def open_binary(path: str) -> Iterator[BinaryIO]:
-    """A local path or URL as a file object, for libraries that want one."""
+    """A local path or URL as a file object, for libraries that need one."""
     with fsspec.open(path, "rb") if is_url(path) else open(path, "rb") as file:
         yield file
 
 
 def open_source(path: str) -> Source:
-    """Open a local path or URL. FileNotFoundError, PermissionError … as the file system says."""
+    """Open a local path or URL. Raises the file system's errors (FileNotFoundError, PermissionError …)."""
     return RemoteSource(path) if is_url(path) else LocalSource(path)
 
 
@@ -83,7 +83,7 @@ class Closable(Protocol):
 
 
 class OpenFiles(Generic[F]):
-    """The most recently used open files of one process, by path; the oldest is closed when there are too many."""
+    """An LRU cache of a process's open files, by path; evicted files are closed."""
 
     def __init__(self, opener: Callable[[str], F], max_open: int) -> None:
         self._opener, self._max_open = opener, max_open
@@ -102,7 +102,7 @@ class OpenFiles(Generic[F]):
 
 
 def content_signature(source: Source) -> str:
-    """A cheap probe that changes when the file does: its size and a hash of the first and last 64 KiB."""
+    """A cheap signature of a file's contents: its size and a hash of the first and last 64 KiB."""
     digest = hashlib.sha256(source.read(0, PROBE_BYTES))
     if source.size > PROBE_BYTES:
         start = max(PROBE_BYTES, source.size - PROBE_BYTES)

@@ -1,6 +1,6 @@
-"""A plain folder of images: each with a same-named .txt and .json, if they exist. One input, items in sorted order.
+"""A folder of images, each with an optional .txt and .json of the same name. One input, with sorted items.
 
-Files whose names begin with a dot, and text files without an image, are not items.
+Files whose names start with a dot, and text files without an image, are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Listing = dict[str, int]
 
 
 def list_files(folder: str) -> Listing:
-    """All visible files below a local folder or URL. Links to folders are not followed (they may form circles)."""
+    """All visible files in a local folder or URL, recursively. Links to folders are not followed."""
     found: Listing = {}
     if is_url(folder):
         fs, root = fsspec.core.url_to_fs(folder)
@@ -49,7 +49,7 @@ def image_names(listing: Listing) -> list[str]:
 
 
 def listing_signature(listing: Listing) -> str:
-    """Changes when a file is added, removed, renamed or changes its size; not with times, which copying changes."""
+    """Changes if a file is added, removed, renamed or resized. Times are ignored, because copying changes them."""
     digest = hashlib.sha256()
     for path, size in listing.items():
         digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))

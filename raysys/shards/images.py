@@ -1,4 +1,4 @@
-"""The images of SAMPLES rows as pixels, for later stages: read by reference, verified, decoded."""
+"""The images of SAMPLES rows as pixels, for later stages: read from their source, verified and decoded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from raysys.shards.references import ImageReader
 
 
 class ReadFailure(Rejection):
-    """The bytes of a kept row could not be read again: our failure, so the row can be retried."""
+    """The image of a kept row could not be read again: an error, which can be retried."""
 
     def fate(self) -> dict[str, str | None]:
         return outcomes.error("read", self.reason, self.detail)
 
 
 def read_images(rows: Sequence[Mapping[str, Any]], limits: DecodeConfig) -> list[np.ndarray | Rejection]:
-    """Upright RGB pixels, uint8 [height, width, 3], or why there are none, for each SAMPLES row in order.
+    """For each SAMPLES row, in order: upright RGB pixels, uint8 [height, width, 3], or a Rejection.
 
-    `.fate()` of a Rejection gives the outcome columns: an error for a ReadFailure, else a rejection.
+    `.fate()` of a Rejection returns the fate columns: an error for a ReadFailure, else a rejection.
     """
     return [_pixels(data, limits) for data in image_reader().read_many(rows)]
 

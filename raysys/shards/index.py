@@ -1,7 +1,6 @@
 """A CSV, TSV or JSONL list of images: columns for the image path, caption, url and license. One input, in file order.
 
-Relative image paths start at the folder of the index. A row with bytes that are not UTF-8 is rejected; the others are
-read.
+Image paths are relative to the folder of the index. Rows with bytes that are not UTF-8 are rejected.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ IMAGE_FIELDS = ("image", "image_path", "path", "file", "file_name", "filename", 
 INDEX_EXTENSIONS = ("csv", "tsv", "jsonl", "ndjson")
 
 Row = dict[str, Any] | str
-"""The fields of a row, or why it has none."""
+"""The fields of a row, or the reason why it cannot be parsed."""
 
 
 def count_items(path: str) -> int:
-    """Rows of the index. InputError when no column names the image."""
+    """The number of rows. Raises InputError if the index has no column for the image."""
     count = 0
     for row in _rows(path):
         if count == 0:
@@ -84,7 +83,7 @@ def _rows(path: str) -> Iterator[Row]:
 def _csv_rows(path: str, reader: Any) -> Iterator[Row]:
     try:
         header = next(reader, [])
-        for values in filter(None, reader):  # without blank lines
+        for values in filter(None, reader):  # skip blank lines
             if len(values) != len(header):
                 yield f"{len(values)} values for {len(header)} columns: {values!r}"
             else:

@@ -1,9 +1,9 @@
-"""Items of an input file → SAMPLES rows: exactly one row per item, in order, kept or with the reason why it is not.
+"""Items of an input file → SAMPLES rows: exactly one row per item, in order, kept or rejected with a reason.
 
-A rejected row has the first reason that applies, in this order: the source broke off, unsafe entry, no image, too
-many bytes, text, license, image. The image is read (and its `sample_id` known) before text and license are judged, so
-that an image that was refused for its license is still recognized elsewhere. Original bytes are referenced or copied,
-never re-encoded.
+The reason of a rejected row is the first that applies of: truncated source, unsafe entry, no image, too many bytes,
+text, license, image. The image is read (and its `sample_id` computed) before text and license are checked, so that
+copies of an image that was rejected for its license are recognized. Original bytes are referenced or copied, never
+re-encoded.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ URL_FIELDS = ("url", "image_url", "source_url", "original_url")
 
 
 class IngestConfig(Config):
-    """What may come in. Every value changes which rows are kept."""
+    """Which items are kept."""
 
-    decode: DecodeConfig = Field(DecodeConfig(), description="Limits on image files")
+    decode: DecodeConfig = Field(DecodeConfig(), description="limits on image files")
     allowed_licenses: tuple[str, ...] = Field(
         DEFAULT_ALLOWED,
-        description='License families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
+        description='allowed license families ("CC-BY": every version) or ids ("CC-BY-4.0"); others are rejected',
     )
-    check_licenses: bool = Field(True, description="False keeps every license, for data that were cleared elsewhere")
+    check_licenses: bool = Field(True, description="false = accept every license, for data that were cleared elsewhere")
     declared_license: str | None = Field(
         None,
-        description="License of items that state none, as you, their owner, declare it (CC0-1.0, CC-BY-4.0 …); "
-        "the declaration is recorded as the evidence",
+        description="license that you, as the owner, declare for items without a license statement (CC0-1.0, "
+        "CC-BY-4.0 …); the declaration is recorded as the evidence",
     )
-    require_caption: bool = Field(True, description="False keeps images without a caption, to be captioned later")
-    materialize: bool = Field(False, description="Copy the original bytes into the table instead of referencing them")
+    require_caption: bool = Field(True, description="false = keep images without a caption, to be captioned later")
+    materialize: bool = Field(False, description="copy the original bytes into the table instead of referencing them")
 
     @field_validator("allowed_licenses")
     @classmethod
@@ -62,14 +62,16 @@ class IngestConfig(Config):
 def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) -> Iterator[dict[str, Any]]:
     """One SAMPLES row for each item in [start, stop) of `file`, in order.
 
-    Raises ValueError when the file is not the one that was listed, or holds fewer items: it changed in between.
+    Raises ValueError if the file has changed since it was listed.
     """
     count = 0
     for item in _read_items(file, start, stop):
         count += 1
         yield _judge(f"{printable(file.name)}/{item.key}", item, config)
     if count != min(stop, file.n_items) - start:
-        raise ValueError(f"{file.path} has {count} items in [{start}, {stop}), listed were {file.n_items}: it changed")
+        raise ValueError(
+            f"{file.path} has changed since it was listed with {file.n_items} items: [{start}, {stop}) has {count}"
+        )
 
 
 def _read_items(file: InputFile, start: int, stop: int) -> Iterator[RawItem]:
@@ -96,7 +98,7 @@ def _judge(row_id: str, item: RawItem, config: IngestConfig) -> dict[str, Any]:
     if data is not None:
         row["sample_id"] = hashlib.sha256(data).hexdigest()
         row["image"] = data if config.materialize else None
-    # Text and license are recorded even when the image is bad: a report should name what was lost.
+    # Text and license are recorded even if the image is bad, so that reports can show what was lost.
     described = _describe(item, config, row)
     fate = fate or described
     if fate is None and data is not None:
@@ -109,7 +111,7 @@ def _judge(row_id: str, item: RawItem, config: IngestConfig) -> dict[str, Any]:
 
 
 def _image_bytes(item: RawItem, limits: DecodeConfig) -> tuple[bytes | None, dict | None]:
-    """(the bytes, None), or (None, why there are none)."""
+    """(bytes, None), or (None, fate)."""
     if item.fate is not None:
         return None, item.fate
     if item.read_image is None:
@@ -123,7 +125,7 @@ def _image_bytes(item: RawItem, limits: DecodeConfig) -> tuple[bytes | None, dic
 
 
 def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict | None:
-    """Fill metadata, caption, url and license of the row; return the fate if one of them is bad, else None."""
+    """Set metadata, caption, url and license of the row; return a fate if one of them is bad, else None."""
     metadata, facts, problem = _facts(item)
     row["metadata"] = metadata
     row["url"] = _optional_text(first_of(facts, URL_FIELDS))
@@ -145,7 +147,7 @@ def _describe(item: RawItem, config: IngestConfig, row: dict[str, Any]) -> dict 
 
 
 def _facts(item: RawItem) -> tuple[str | None, Mapping[str, Any], str | None]:
-    """(metadata text, fields, problem) from the source's JSON, or from the fields that a table gave."""
+    """(metadata text, fields, problem) from the source's JSON, or from the fields of a table source."""
     if item.facts or item.metadata is None:
         return (None if item.metadata is None else str(item.metadata)), item.facts, None
     try:
@@ -161,7 +163,7 @@ def _facts(item: RawItem) -> tuple[str | None, Mapping[str, Any], str | None]:
 
 
 def _caption(item: RawItem, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(caption stripped of outer blanks, problem). The text file wins over the JSON's field."""
+    """(stripped caption, problem). A text file takes precedence over the JSON's field."""
     value = item.caption if item.caption is not None else first_of(facts, CAPTION_FIELDS)
     try:
         text = value.decode("utf-8-sig") if isinstance(value, bytes) else value

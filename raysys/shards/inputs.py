@@ -1,7 +1,7 @@
-"""Which inputs a path holds (tars, Parquet, a folder of images or an index), and how many items each of them has.
+"""List the inputs at a path (tars, Parquet, a folder of images or an index) and count their items.
 
-Only headers, footers and listings are read here. Remote tars (s3:// …) are read once in 8 MiB blocks: one request per
-header would be slower.
+Reads only headers, footers and listings. Remote tars (s3:// …) are read completely in 8 MiB blocks, because one request
+per header would be slower.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Kind = Literal["webdataset", "parquet", "folder", "index"]
 
 FORMS = "WebDataset tars (.tar), Parquet with image bytes, a folder of images, or a CSV, TSV or JSONL index"
 FOLDER_INDEX_NAMES = ("metadata", "index", "captions")
-"""A folder of images with one such .csv or .jsonl file is read through that index, as `imagefolder` does."""
+"""A folder of images with one .csv or .jsonl file of such a name is read through that index, like `imagefolder`."""
 
 LIST_THREADS = 8
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file, or one folder of images. `signature` changes when the contents do."""
+    """One file, or one folder of images. `signature` changes if the contents change."""
 
-    name: str  # relative to the root, unique, the same wherever the root is
+    name: str  # unique, relative to the root, independent of the root's location
     path: str  # absolute path or URL
     kind: Kind
     n_items: int  # every item that becomes a row, whatever its fate
@@ -53,7 +53,7 @@ def list_inputs(path: str, known: Iterable[InputFile | InputPart] = ()) -> list[
     with ThreadPoolExecutor(LIST_THREADS) as pool:
         files = list(pool.map(lambda entry: _input_file(*entry, counted), found))
     if sum(f.n_items for f in files) == 0:
-        raise InputError(f"{path}: {len(files)} input files without a single item", "check what wrote them")
+        raise InputError(f"{path}: {len(files)} input files, but no items in them", "check how they were written")
     return files
 
 
@@ -62,7 +62,7 @@ def _entries(path: str) -> list[tuple[Kind, str, str]]:
     found = _found(path)
     for _, name, full_path in found:
         if not is_utf8(full_path):
-            raise InputError(f"the file name {name!r} is not UTF-8, so no table can hold it", "rename the file")
+            raise InputError(f"the file name {name!r} is not UTF-8 and cannot be stored in a table", "rename the file")
     return found
 
 
@@ -75,7 +75,7 @@ def _found(path: str) -> list[tuple[Kind, str, str]]:
     name = path.rstrip("/").rpartition("/")[2]
     kind = _file_kind(name)
     if kind is None:
-        raise InputError(f"input {path} is none of the known kinds", f"give {FORMS}")
+        raise InputError(f"input {path} is not of a known kind", f"give {FORMS}")
     return [(kind, name, path)]
 
 
@@ -88,7 +88,7 @@ def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
     images = folder.image_names(listing)
     tars, parquets = by_kind["webdataset"], by_kind["parquet"]
     if tars:
-        # img2dataset writes 00000.parquet (metadata without images) beside 00000.tar.
+        # img2dataset writes 00000.parquet (metadata without images) next to 00000.tar.
         stems = {PurePosixPath(t).with_suffix("") for t in tars}
         parquets = [p for p in parquets if PurePosixPath(p).with_suffix("") not in stems]
     forms = [n for n, f in (("tars", tars), ("Parquet files", parquets), ("images", images)) if f]
@@ -99,7 +99,7 @@ def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
         return [(kind, name, join(path, name)) for name in tars or parquets]
     indices = [n for n in by_kind["index"] if "/" not in n and PurePosixPath(n).stem.lower() in FOLDER_INDEX_NAMES]
     if len(indices) > 1:
-        raise InputError(f"{path} holds several indices: {', '.join(indices)}", "give the one to use as the input")
+        raise InputError(f"{path} holds several indexes: {', '.join(indices)}", "give one of them as the input")
     if indices:
         return [("index", indices[0], join(path, indices[0]))]
     if not images:
@@ -109,12 +109,12 @@ def _folder_entries(path: str) -> list[tuple[Kind, str, str]]:
 
 
 def _file_kind(name: str) -> Kind | None:
-    """By extension. Compressed tars cannot be read at random places and are refused."""
+    """The kind by extension. Raises InputError for compressed tars, which do not support random access."""
     lowered = name.lower()
     if lowered.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         raise InputError(
             f"{name} is a compressed tar: its images cannot be referenced by offset",
-            "decompress it first (images hardly shrink), e.g. gunzip",
+            "decompress it first, e.g. with gunzip (compression hardly reduces images)",
         )
     if lowered.endswith(".tar"):
         return "webdataset"
@@ -142,7 +142,7 @@ def _input_file(kind: Kind, name: str, path: str, counted: dict[tuple[str, str],
 
 
 def _probe(path: str) -> str:
-    """The signature of a file; InputError for a gzip stream that is only called .tar."""
+    """The signature of a file. Raises InputError for a gzip stream that is named .tar."""
     source = open_source(path)
     try:
         if path.lower().endswith(".tar") and source.read(0, 2) == b"\x1f\x8b":
@@ -153,7 +153,7 @@ def _probe(path: str) -> str:
 
 
 def _is_folder(path: str) -> bool | None:
-    """True, False for a file, None when there is nothing."""
+    """True for a folder, False for a file, None if `path` does not exist."""
     if not is_url(path):
         return os.path.isdir(path) if os.path.exists(path) else None
     fs, inner = fsspec.core.url_to_fs(path)

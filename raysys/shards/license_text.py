@@ -1,8 +1,8 @@
-"""One license statement, as sources write it → the ids of all licenses that it names.
+"""One license statement, as written by a source → the ids of all licenses that it names.
 
 A statement is an id, a name or a URL, or several of these with a credit line: "© 2020 Jane Doe, CC BY 4.0". It is
-split into parts, and each part must match a known form as a whole. A part that does not gives `unknown`, so that no
-license is ever found inside a sentence: "CC BY 4.0 for the text only" is not CC-BY.
+split into parts, and each part must match a known form as a whole; otherwise it is `unknown`. Thus a license is never
+found inside a sentence: "CC BY 4.0 for the text only" is not CC-BY.
 
 Ids follow SPDX (CC0-1.0, CC-BY-4.0 …). A ported version (…/by/3.0/us/) counts as its version.
 """
@@ -18,7 +18,7 @@ UNKNOWN = "unknown"
 ALL_RIGHTS_RESERVED = "all-rights-reserved"
 
 _VERSION = r"(?P<version>1\.0|2\.0|2\.1|2\.5|3\.0|4\.0)"
-# Only jurisdictions that exist, and only after a version: "CC BY 4.0 NC" does not name a country, "by us" no license.
+# Only existing jurisdictions, and only after a version: "NC" in "CC BY 4.0 NC" is not a country, "by us" not a license.
 _JURISDICTION = (
     "(?:am|ar|at|au|az|be|bg|br|ca|ch|cl|cn|co|cr|cz|de|dk|ec|ee|eg|es|fi|fr|ge|gr|gt|hk|hr|hu|ie|igo|il|in|it|jp|kr|lu|"
     "mk|mt|mx|my|nl|no|nz|pe|ph|pl|pr|pt|ro|rs|scotland|se|sg|si|th|tw|ug|uk|us|ve|vn|za)"
@@ -34,7 +34,7 @@ _ANY_TERM = "|".join(_TERMS.values())
 
 _SITE = r"(?:https?://)?(?:www\.)?"
 _PAGE = r"(?:/(?:deed|legalcode)(?:[._][a-z_-]{2,10})?)?/?(?:\?[\w=&.%+-]*)?(?:#[\w.-]*)?"
-"""What may follow the path of a license: the name of one of its pages, a query, an anchor."""
+"""What may follow the URL path of a license: the name of one of its pages, a query, a fragment."""
 _URL = re.compile(r"(?:https?://|www\.|(?<![\w./])(?:creativecommons|spdx|rightsstatements)\.org/)[^\s,;|()<>\"']+")
 _CC_URL = re.compile(
     rf"{_SITE}creativecommons\.org/(?:licenses/(?P<terms>by(?:-(?:nc|sa|nd))*)/{_VERSION}|"
@@ -81,15 +81,15 @@ _INTRODUCTION = re.compile(
     r"(?:(?:this|the) (?:work|image|photo|photograph|picture|file) is )?"
     r"(?:(?:licensed|released|(?:made )?available|published|distributed) under )?(?:(?:an?|the) )?"
 )
-"""What may stand before a license. It never limits what the license covers, as "text licensed under …" does."""
+"""What may precede a license, but must not limit what it covers, as "text licensed under …" does."""
 
 _SEPARATORS = re.compile(r"[;|,\n()\[\]、。]|\.(?:\s|$)|\s[-/]\s")
 
 
 def ids_in(text: str) -> tuple[str, ...]:
-    """The id of each license that a statement names, `unknown` for each part that is not understood.
+    """The id of each license that a statement names, and `unknown` for each part that is not understood.
 
-    Empty when the statement holds credit lines only ("© 2020 Jane Doe", "Photo by Jane Doe on Flickr").
+    Empty if the statement has only credit lines ("© 2020 Jane Doe", "Photo by Jane Doe on Flickr").
 
     >>> ids_in("Attribution 4.0 International (CC BY-NC 4.0)"), ids_in("© Jane Doe, CC0"), ids_in("see website")
     (('CC-BY-4.0', 'CC-BY-NC-4.0'), ('CC0-1.0',), ('unknown',))
@@ -98,20 +98,20 @@ def ids_in(text: str) -> tuple[str, ...]:
 
 
 MAX_CHARS = 2_000
-"""Longer texts are not read: they are `unknown`."""
+"""Longer texts are not parsed: they are `unknown`."""
 
 
 @lru_cache(4096)
 def _ids_in(text: str) -> tuple[str, ...]:
     plain = _plain(text)
-    if whole := _license(plain):  # before the text is split: "No copyright - United States", "U.S. Government work"
+    if whole := _license(plain):  # matched before splitting: "No copyright - United States", "U.S. Government work"
         return (whole,)
     parts = (part.strip(" .'\"“”「」") for part in _SEPARATORS.split(_URL.sub(lambda url: f";{url[0]};", plain)))
     return tuple(_license(part) or UNKNOWN for part in parts if not _says_nothing(part))
 
 
 def _plain(text: str) -> str:
-    """Entities, full-width letters, invisible characters and kinds of dashes and blanks, as plain text."""
+    """Normalize HTML entities, full-width letters, invisible characters, dashes and blanks to plain text."""
     text = unicodedata.normalize("NFKC", html.unescape(text).replace("ⓒ", "©").replace("Ⓒ", "©"))
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     text = re.sub("[\u2010-\u2015\u2212]", "-", text)
@@ -120,7 +120,7 @@ def _plain(text: str) -> str:
 
 
 def _license(part: str) -> str | None:
-    """The license that `part` names as a whole; None when it does not."""
+    """The license if `part` as a whole is a license, else None."""
     part = part.lower().replace("licence", "license")
     if match := _CC_URL.fullmatch(part):
         if match["dedication"]:
@@ -141,7 +141,7 @@ def _named(name: str) -> str | None:
 
 
 def _cc_id(terms: str, version: str | None) -> str | None:
-    """None for share-alike without derivatives: there is no such license."""
+    """The id; None for share-alike combined with no-derivatives, because this license does not exist."""
     found = {term for term, names in _TERMS.items() if re.search(rf"{names}|{term}", terms)}
     if {"sa", "nd"} <= found:
         return None
@@ -165,7 +165,7 @@ _NOT_IN_NAMES = re.compile(
     r"manage|propriet|confident|protected|interdit|droits|recht|vorbehalt|verboten|derech|diritt|direit|prohíb|"
     r"禁|不可|許可|転載|商用|営利|無断|使用|利用|権|編集|限|複製|改変|ください|ます|です|のみ|だけ"
 )
-"""Words that speak of rights: where one of them occurs, the text is not merely a name."""
+"""Words about rights: a text with one of them is not just a name."""
 _SMALL_WORDS = {
     "al",
     "and",
@@ -190,7 +190,7 @@ MAX_NAME_WORDS = 7
 
 
 def _says_nothing(part: str) -> bool:
-    """Is this part empty, a credit line or the introduction of a license? Names are capitalized."""
+    """Whether this part is empty, a credit line or the introduction of a license. Names must be capitalized."""
     rest = _YEARS.sub("", part).strip()
     if not rest or rest.lower() in _EMPTY_PHRASES or _INTRODUCTION.fullmatch(f"{rest.lower()} "):
         return True
@@ -199,7 +199,7 @@ def _says_nothing(part: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Could this be the name of a person or an institution, and nothing else?"""
+    """Whether the text can be just the name of a person or an institution."""
     words = [word for word in re.split(r"[\s/]+", text.strip(" .,")) if word]
     if not 0 < len(words) <= MAX_NAME_WORDS or _NOT_IN_NAMES.search(text.lower()):
         return False

@@ -1,7 +1,7 @@
-"""Which license an image is under, by an allow-list with the evidence kept. What is not understood is `unknown`.
+"""The license of an image, with the evidence, and the check against an allow-list.
 
-Ids follow SPDX (CC0-1.0, CC-BY-4.0 …). All statements of an image count: the strictest holds, and `unknown` is the
-strictest of all. What a single statement means, `license_text` says.
+Ids follow SPDX (CC0-1.0, CC-BY-4.0 …); a statement that is not understood is `unknown`. Of all statements about an
+image the strictest applies, and `unknown` is the strictest of all. Single statements are parsed by `license_text`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from raysys.shards.license_text import ALL_RIGHTS_RESERVED, UNKNOWN, ids_in, is_name
 
 DEFAULT_ALLOWED = ("CC0", "CC-BY")
-"""Families. A run over public-domain collections adds "PDM", "NoC-US" or "NKC" on purpose: they are statements about
-an image by somebody else, not licenses by its author."""
+"""License families. For public-domain collections, "PDM", "NoC-US" or "NKC" must be added explicitly: these are
+statements of somebody else about an image, not licenses by its author."""
 
 NOT_ALLOWED, NOT_KNOWN = LICENSE_REASONS = ("license_not_allowed", "license_unknown")
-"""The two reasons for which ingest refuses a sound image."""
+"""The reasons for which ingest rejects an intact image because of its license."""
 
 # fmt: off
 FIELDS = frozenset((
@@ -28,14 +28,14 @@ FIELDS = frozenset((
     "rights", "dcrights", "rightsurl", "rightsuri", "rightsstatement", "copyright", "copyrightnotice", "imagecopyright",
 ))
 # fmt: on
-"""Metadata keys that hold license statements, in small letters, without separators, `licence` spelled `license`."""
+"""Metadata keys of license statements, in lower case, without separators, with `licence` spelled `license`."""
 
 _NAME_KEYS = {"author", "artist", "creator", "photographer", "attribution", "credit", "owner", "holder", "copyright"}
-"""Keys whose value may be a bare name: the author's or the owner's."""
+"""Keys whose value may be just a name, of the author or the owner."""
 _NUMBER_KEYS = {"id", "version", "code", "year"}
-"""Keys inside a structured statement whose numbers mean nothing by themselves."""
+"""Keys in a structured statement whose numeric values are ignored."""
 _OTHER_KEYS = {"lang", "language", "source", "hidden"}
-"""Keys inside a structured statement that are not about rights."""
+"""Keys in a structured statement that are not about rights."""
 
 _FAMILIES_BY_STRICTNESS = (
     "CC0",
@@ -59,15 +59,15 @@ _RANK = {family: rank for rank, family in enumerate(_FAMILIES_BY_STRICTNESS)}
 
 
 def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The license that an image's metadata state, and the statement that decides it.
+    """The license according to an image's metadata, and the statement that determines it.
 
-    Returns (id, "<field>=<value>"); the field is a path ("license.name") inside a structured value. The strictest
-    statement decides, and one that is not understood makes the license `unknown`. Credit lines and empty values are
-    not statements. A number, an index into a list that the image does not carry, counts only when it stands alone.
-    Without any statement the result is ("unknown", None).
+    Returns (id, "<field>=<value>"), where the field of a structured value is a path ("license.name"). The strictest
+    statement applies; one that is not understood makes the license `unknown`. Credit lines and empty values are not
+    statements. A number (an index into a list that the image does not include) counts only if it is the only statement.
+    Without a statement, the result is ("unknown", None).
 
-    The image's own statements are those in the license fields at the top of the metadata. License fields deeper down
-    may be about a page or a data set: they can make the license stricter, but they do not give one.
+    Only license fields at the top level of the metadata are the image's own. Nested license fields may be about a page
+    or a data set: they can make the license stricter, but cannot grant one.
     """
     statements = list(_statements(evidence))
     own = [s for s in statements if s.is_own]
@@ -80,7 +80,7 @@ def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class _Statement:
-    """license: None for a bare number. is_own: from a license field at the top of the metadata."""
+    """license: None for a bare number. is_own: whether it is from a license field at the top level of the metadata."""
 
     evidence: str
     license: str | None
@@ -88,7 +88,7 @@ class _Statement:
 
 
 def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
-    """Every statement in the metadata, in order, without recursion: JSON may be nested as deep as Python's stack."""
+    """All statements in the metadata, in order. Not recursive, because JSON may be nested too deeply for the stack."""
     todo = [_Value(str(key), str(key), value, is_license_field(key), True) for key, value in evidence.items()][::-1]
     while todo:
         item = todo.pop()
@@ -102,7 +102,7 @@ def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value in the metadata: `path` leads to it, `key` is the last name on the path."""
+    """A value in the metadata. path: its location. key: the last name on the path."""
 
     path: str
     key: str
@@ -118,7 +118,7 @@ class _Value:
         return replace(self, path=f"{self.path}.{index}", value=value)
 
     def statement(self) -> _Statement | None:
-        """None when the value says nothing about a license."""
+        """The statement in this value; None if it says nothing about a license."""
         value, key = self.value, _squashed(self.key)
         text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
         if value is None or not text or (isinstance(value, float) and math.isnan(value)) or key in _OTHER_KEYS:
@@ -135,7 +135,7 @@ class _Value:
 
 
 def is_license_field(key: Any) -> bool:
-    """Does a metadata key or a column hold license statements? License_URL, licence-url, licenseUrl … do."""
+    """Whether a metadata key or a column holds license statements, e.g. License_URL, licence-url, licenseUrl."""
     return _squashed(key) in FIELDS
 
 
@@ -144,7 +144,7 @@ def _squashed(key: Any) -> str:
 
 
 def parse(text: str) -> str:
-    """The strictest license that one statement names; `unknown` when a part of it is not understood.
+    """The strictest license that one statement names; `unknown` if a part of it is not understood.
 
     >>> parse("https://creativecommons.org/licenses/by/4.0/"), parse("CC BY-NC 2.0"), parse("see website")
     ('CC-BY-4.0', 'CC-BY-NC-2.0', 'unknown')
@@ -153,7 +153,7 @@ def parse(text: str) -> str:
 
 
 def refusal(license: str, allowed: Iterable[str]) -> str | None:
-    """The reason why a license is refused, None when the allow-list covers it."""
+    """The reason for rejecting a license; None if the allow-list covers it."""
     if is_allowed(license, allowed):
         return None
     return NOT_KNOWN if license == UNKNOWN else NOT_ALLOWED
@@ -165,21 +165,22 @@ def family(license: str) -> str:
 
 
 def is_allowed(license: str, allowed: Iterable[str]) -> bool:
-    """True when `allowed` names the license or its family; "CC-BY" does not cover CC-BY-SA. `unknown` never is."""
+    """Whether `allowed` has the license or its family. "CC-BY" does not cover CC-BY-SA; `unknown` is never allowed."""
     allowed = set(allowed)
     return license != UNKNOWN and (license in allowed or family(license) in allowed)
 
 
 def strictest(licenses: Iterable[str]) -> str:
-    """The license that binds when one image comes under several: `unknown` is strictest, CC0 the least.
+    """The license that applies to an image with several: `unknown` is the strictest, CC0 the least strict.
 
-    Equal families: the lower version (older terms) and then the name decide, so the order of the sources does not.
+    In the same family, the lower version (older terms), then the name decides, so the order of the sources does not
+    matter.
     """
     return max(licenses, key=_strictness, default=UNKNOWN)
 
 
 def known_families() -> tuple[str, ...]:
-    """Every family an allow-list may name, least strict first."""
+    """All families that an allow-list may contain, least strict first."""
     return _FAMILIES_BY_STRICTNESS[:-1]
 
 

@@ -1,7 +1,7 @@
-"""Parquet files with image bytes: a binary column, or the struct<bytes, path> that Hugging Face datasets write.
+"""Parquet files with image bytes: a binary column, or the struct<bytes, path> of Hugging Face datasets.
 
-Captions, urls and licenses are found by column name. Row ids are row numbers: one range of rows does not show whether
-a key column is unique.
+Captions, urls and licenses are found by column name. Keys are row numbers, because a range of rows does not show
+whether the values of a key column are unique.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raysys.shards.raw import RawItem, facts_as_json, first_of
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "img", "bytes", "picture")
 KEY_COLUMNS = ("__key__", "key", "id", "image_id", "photo_id", "file_name", "filename")
 BATCH_ROWS = 64
-"""Rows held in memory at once: 64 photographs of 5 MB are 320 MB."""
+"""Rows in memory at a time: 64 photos of 5 MB are 320 MB."""
 
 
 @contextmanager
@@ -33,17 +33,17 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def count_items(path: str) -> int:
-    """Rows, from the footer. InputError when the file is not Parquet or has no image column."""
+    """The number of rows, from the footer. Raises InputError if the file is not Parquet or has no image column."""
     try:
         with open_parquet(path) as file:
             image_column(path, file.schema_arrow)
             return file.metadata.num_rows
     except pa.ArrowInvalid as exc:
-        raise InputError(f"{path} is not a whole Parquet file: {exc}", "fetch or write it again") from None
+        raise InputError(f"{path} is not a complete Parquet file: {exc}", "download or write it again") from None
 
 
 def image_column(path: str, schema: pa.Schema) -> str:
-    """The name of the column with image bytes."""
+    """The name of the column with image bytes. Raises InputError if there is none."""
     by_name = {f.name.lower(): f for f in schema}
     for name in IMAGE_COLUMNS:
         if name in by_name and _holds_bytes(by_name[name].type):
@@ -55,7 +55,7 @@ def image_column(path: str, schema: pa.Schema) -> str:
 
 
 def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
-    """Rows [start, stop), reading only the row groups that hold them, a few rows at a time."""
+    """Rows [start, stop). Reads only the row groups that contain them, a few rows at a time."""
     with open_parquet(path) as file:
         schema = file.schema_arrow
         image = image_column(path, schema)
@@ -65,10 +65,10 @@ def read_items(path: str, start: int, stop: int) -> Iterator[RawItem]:
 
 
 class ImageCursor:
-    """Image bytes by row number. Ascending reads pass over each row group once, holding BATCH_ROWS rows in memory."""
+    """Image bytes by row number. Ascending access reads each row group once, with BATCH_ROWS rows in memory."""
 
     def __init__(self, path: str) -> None:
-        """Open the file; OSError, pa.ArrowInvalid or InputError when it is not (any more) an image Parquet file."""
+        """Raises OSError, pa.ArrowInvalid or InputError if the file is not (or no longer) an image Parquet file."""
         with ExitStack() as stack:
             self._file = stack.enter_context(open_parquet(path))
             self._column = image_column(path, self._file.schema_arrow)
@@ -80,7 +80,7 @@ class ImageCursor:
         self._first = 0  # row number of self._images[0]
 
     def get(self, number: int) -> bytes | None:
-        """None when the row has no image, or when the file has no such row."""
+        """The image bytes of a row; None if the row has no image or does not exist."""
         if not 0 <= number < self._starts[-1]:
             return None
         group = bisect.bisect_right(self._starts, number) - 1
@@ -103,7 +103,7 @@ def _group_starts(file: pq.ParquetFile) -> list[int]:
 
 
 def _rows(file: pq.ParquetFile, start: int, stop: int, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number, values) of rows [start, stop). Text comes as bytes."""
+    """(row number, values) of rows [start, stop), with text as bytes."""
     starts = _group_starts(file)
     for group, (first, last) in enumerate(itertools.pairwise(starts)):
         if max(first, start) >= min(last, stop):
@@ -121,7 +121,7 @@ def _values(batch: pa.RecordBatch, k: int) -> dict[str, Any]:
     values = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # Parquet does not check that text is UTF-8; as bytes a bad value is one rejected row, not an exception.
+            # Parquet does not check that text is UTF-8. Read as bytes, a bad value rejects one row and does not raise.
             column = column.slice(k, 1).cast(
                 pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
             )
@@ -150,7 +150,7 @@ def _raw(path: str, number: int, image: str, values: dict[str, Any]) -> RawItem:
 
 
 def _image_bytes(value: Any) -> bytes | None:
-    """The bytes of a binary or struct<bytes, path> value; null and empty are not an image."""
+    """The bytes of a binary or struct<bytes, path> value; None for null and empty values."""
     data = value.get("bytes") if isinstance(value, dict) else value
     return data or None
 

@@ -1,4 +1,4 @@
-"""One item of an input before it is judged: where its image is, its caption and metadata as stored."""
+"""One item of an input before it is checked: the location of its image, its caption and metadata as stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysys.shards.licenses import is_license_field
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif")
 REFUSED_IMAGE_EXTENSIONS = ("heic", "heif", "avif", "jxl", "psd", "svg")
-"""Images too, but of formats that decoding refuses: they become rejected rows instead of vanishing."""
+"""Image formats that cannot be decoded: such files become rejected rows instead of being ignored."""
 
 MAX_TEXT_BYTES = 4 * 2**20
 """A caption or JSON file larger than this is not read."""
@@ -19,8 +19,8 @@ MAX_TEXT_BYTES = 4 * 2**20
 
 @dataclass
 class RawItem:
-    """`read_image` is called at most once, only when `length` is within the limits. `facts` are the source's fields
-    by name; `metadata` the source's own JSON text. `fate` is set when the source itself already decided it."""
+    """read_image: called at most once, and only if `length` is within the limits. facts: the source's fields by name.
+    metadata: the source's JSON text. fate: set if the source reader has already determined it."""
 
     key: str  # unique in the input file
     source_key: str | None
@@ -32,17 +32,18 @@ class RawItem:
     caption: str | bytes | None = None
     metadata: str | bytes | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    missing: str | None = None  # why there is no image
+    missing: str | None = None  # the reason why there is no image
     fate: dict[str, str | None] | None = None
 
 
 def printable(text: str) -> str:
-    """Text that every UTF-8 column can hold: lone surrogates become \\udcNN."""
+    """Text that can be encoded as UTF-8: lone surrogates are replaced by \\udcNN."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_utf8(text: str) -> bool:
-    """False for text with lone surrogates: undecodable bytes of file names and CSV files, or broken JSON escapes."""
+    """Whether the text has no lone surrogates, which come from undecodable bytes in file names and CSV files, or from
+    broken JSON escapes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -51,20 +52,20 @@ def is_utf8(text: str) -> bool:
 
 
 def first_of(facts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first fact that is there and not null; names are compared in lower case."""
+    """The first fact that exists and is not null; names are case-insensitive."""
     lowered = {str(k).lower(): v for k, v in facts.items()}
     return next((lowered[n] for n in names if lowered.get(n) is not None), None)
 
 
 def facts_as_json(facts: Mapping[str, Any]) -> str:
-    """Facts of a source that has no JSON of its own (Parquet, CSV)."""
+    """The facts of a source without JSON (Parquet, CSV) as JSON text."""
     return json.dumps(facts, ensure_ascii=True, default=str)
 
 
 def facts_from_json(text: str) -> Any:
-    """`json.loads` that keeps every value of a license field given twice; of other names the last value counts.
+    """As `json.loads`, but keeps all values of repeated license fields; for other repeated names, the last value.
 
-    Raises ValueError on text that is not JSON.
+    Raises ValueError if the text is not JSON.
     """
     return json.loads(text, object_pairs_hook=_object)
 

@@ -1,4 +1,4 @@
-"""From a SAMPLES row back to the original image bytes: from the row itself, or from where it points."""
+"""Read the original image bytes of a SAMPLES row: from the row itself or from the file that it references."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from raysys.shards.files import OpenFiles, open_source
 from raysys.shards.parquet import ImageCursor
 
 Failure = OSError | ValueError
-"""OSError: the source cannot be read. ValueError: it can, but it changed since it was ingested."""
+"""OSError: the source cannot be read. ValueError: the source has changed since it was ingested."""
 
 
 class ImageReader:
-    """Reads referenced images; keeps the most recently used files open, so rows should come in table order."""
+    """Reads referenced images. Keeps the most recently used files open, so rows should be read in table order."""
 
     def __init__(self) -> None:
         self._sources = OpenFiles(open_source, max_open=16)
@@ -22,9 +22,9 @@ class ImageReader:
         self._cursors = OpenFiles(ImageCursor, max_open=2)
 
     def read(self, row: Mapping[str, Any]) -> bytes:
-        """The original bytes of one row (columns shard, member, offset, length; image and sample_id where present).
+        """The original bytes of one row (columns shard, member, offset, length; image and sample_id if present).
 
-        Raises OSError when the source cannot be read, ValueError when its bytes are not the ingested ones.
+        Raises OSError if the source cannot be read, ValueError if its bytes are not the ingested ones.
         """
         if row.get("image") is not None:
             return row["image"]
@@ -37,7 +37,7 @@ class ImageReader:
         return data
 
     def read_many(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | Failure]:
-        """Bytes or the failure for each row, in the order of the rows; each file is read in its own order."""
+        """The bytes or the exception for each row, in order; the rows of each file are read in file order."""
         found: dict[int, bytes | Failure] = {}
         for i in sorted(range(len(rows)), key=lambda i: (rows[i]["shard"] or "", rows[i]["offset"] or 0)):
             try:
@@ -52,7 +52,7 @@ class ImageReader:
 
 
 def _is_ingested(row: Mapping[str, Any], data: bytes) -> bool:
-    """True when the hash is the row's sample_id: a replaced shard is not taken for the image that was ingested."""
+    """Whether the bytes have the hash in the row's sample_id, i.e. the shard was not replaced since ingest."""
     expected = row.get("sample_id")
     return expected is None or hashlib.sha256(data).hexdigest() == expected
 

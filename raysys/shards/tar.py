@@ -1,10 +1,10 @@
-"""An index of a WebDataset tar from its headers alone: which samples it holds and where their bytes are.
+"""Index a WebDataset tar from its headers: its samples and the location of their bytes.
 
-    headers → members (name, offset, size) → samples: consecutive members with one key, as `webdataset` groups them
+    headers → members (name, offset, size) → samples: consecutive members with the same key, grouped as in `webdataset`
 
-Nothing is ever extracted to disk. POSIX ustar, GNU long names and PAX headers are read; sparse files, links and
-devices are refused. A shard that ends in the middle, or whose headers stop making sense, yields the whole samples
-before that place and exactly one error item with the bytes left.
+Nothing is extracted to disk. POSIX ustar, GNU long names and PAX headers are supported; sparse files, links and devices
+are rejected. A truncated shard, or one with damaged headers, yields the complete samples before the damage and exactly
+one error item for the remaining bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raysys.shards.files import Source
 
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
-"""A long-name or PAX record larger than this is an attack or damage."""
+"""A larger long-name or PAX record is damaged or an attack."""
 
 _REGULAR = (b"0", b"\0", b"7")
 _REFUSED_KINDS = {
@@ -35,7 +35,7 @@ _KEY_AND_EXTENSION = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]*)$", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file in the tar: bytes [offset, offset + size). `refused` says why it must not be used."""
+    """One file in the tar: bytes [offset, offset + size). refused: the reason why it must not be used, or None."""
 
     name: str
     extension: str  # lower case, everything after the first dot
@@ -46,10 +46,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TarItem:
-    """One sample (members of one key), or the place where the shard breaks off.
+    """One sample (members with the same key), or the error item at the end of a damaged shard.
 
-    `key` is unique in the shard: the second "a" becomes "a#2". `source_key` is what the author wrote. `broken` is
-    (reason, detail) of the one trailing error item, else None.
+    key: unique in the shard; the second "a" becomes "a#2". source_key: as written in the tar. broken: (reason, detail)
+    of the error item, else None.
     """
 
     key: str
@@ -58,7 +58,7 @@ class TarItem:
     broken: tuple[str, str] | None = None
 
     def member(self, *extensions: str) -> Member | None:
-        """The first member with one of the extensions, in the order of preference."""
+        """The member with the first of the extensions that exists."""
         for extension in extensions:
             for member in self.members:
                 if member.extension == extension:
@@ -75,7 +75,7 @@ class _Header:
 
 
 class BrokenTar(Exception):
-    """The headers cannot be followed further. `name`: the entry whose data are cut, where that is known."""
+    """The rest of the tar cannot be read. name: the entry whose data are truncated, if known."""
 
     def __init__(self, reason: str, detail: str, name: str | None = None) -> None:
         super().__init__(reason, detail)
@@ -83,7 +83,7 @@ class BrokenTar(Exception):
 
 
 def index_tar(source: Source) -> list[TarItem]:
-    """All samples of a tar in order. Reads headers only, in one pass: 512 bytes per member."""
+    """All samples of a tar, in order. Reads only the headers (512 bytes per member), in one pass."""
     items: list[TarItem] = []
     taken: dict[str, int] = {}
     group: list[Member] = []
@@ -96,11 +96,11 @@ def index_tar(source: Source) -> list[TarItem]:
     try:
         for key, member in _members(source):
             if key != group_key or any(m.extension == member.extension for m in group):
-                close_group()  # a repeated extension begins another sample under the same key
+                close_group()  # a repeated extension starts another sample with the same key
                 group_key, group = key, []
             group.append(member)
     except BrokenTar as exc:
-        # A sample with a cut member is the error item; samples before the break are judged by what they hold.
+        # A sample with a truncated member becomes the error item; earlier samples are complete.
         match = _KEY_AND_EXTENSION.match(exc.name) if exc.name is not None else None
         key = match[1] if match else "(end)"
         if key != group_key:
@@ -113,7 +113,7 @@ def index_tar(source: Source) -> list[TarItem]:
 
 
 def _unique(key: str, taken: dict[str, int]) -> str:
-    """`key`, or "key#2", "key#3" … when the shard repeats it."""
+    """`key`, or "key#2", "key#3" … if the shard repeats it."""
     unique = key
     while unique in taken:
         taken[key] += 1
@@ -123,7 +123,7 @@ def _unique(key: str, taken: dict[str, int]) -> str:
 
 
 def _members(source: Source) -> Iterator[tuple[str, Member]]:
-    """(key, member) of every entry that belongs to a sample: files as `webdataset` sees them, and refused entries."""
+    """(key, member) of every entry of a sample: the files that `webdataset` would read, and refused entries."""
     for header, offset in _entries(source):
         match = _KEY_AND_EXTENSION.match(header.name)
         if match is None or header.kind == b"5" or re.match(r"__[^/]*__(?:/|$)", header.name):
@@ -145,7 +145,7 @@ def _refusal(header: _Header) -> str | None:
 
 
 def _entries(source: Source) -> Iterator[tuple[_Header, int]]:
-    """(header, offset of its data) of each entry; long names and PAX records are already applied."""
+    """(header, offset of its data) of each entry, with long names and PAX records applied."""
     position, ended = 0, False
     overrides: dict[str, str] = {}
     common: dict[str, str] = {}  # PAX global records
@@ -154,7 +154,7 @@ def _entries(source: Source) -> Iterator[tuple[_Header, int]]:
         if len(block) < BLOCK:
             raise BrokenTar("truncated_shard", f"{len(block)} bytes left at byte {position}: half a header")
         if block == bytes(BLOCK):
-            # Going on after the end mark also reads archives that were joined with `cat`.
+            # Continue after the end mark, to read archives that were concatenated with `cat`.
             ended, position = True, position + BLOCK
             continue
         ended = False
@@ -179,15 +179,15 @@ def _entries(source: Source) -> Iterator[tuple[_Header, int]]:
             overrides = {}
         position = data + -(-size // BLOCK) * BLOCK
     if not ended:
-        # Every writer closes an archive with zero blocks; without them the rest was never written.
+        # Every writer ends an archive with zero blocks; if they are missing, the archive is truncated.
         detail = f"0 bytes left at byte {source.size}: no end-of-archive mark"
         raise BrokenTar("truncated_shard", detail)
 
 
 def _parse(block: bytes, position: int, file_size: int) -> _Header:
-    """One 512-byte header (POSIX.1-1988 ustar layout); BrokenTar when its checksum is wrong."""
+    """Parse a 512-byte header (POSIX.1-1988 ustar). Raises BrokenTar if its checksum is wrong."""
     stated = _number(block[148:156])
-    # Signed sums were written by some old tars; bytes ≥ 128 differ.
+    # Some old tar programs wrote signed sums, which differ for bytes ≥ 128.
     unsigned = sum(block) - sum(block[148:156]) + 8 * 32
     if stated != unsigned:
         detail = f"no tar header at byte {position}, {file_size - position} bytes left"
@@ -199,12 +199,12 @@ def _parse(block: bytes, position: int, file_size: int) -> _Header:
     if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
         name = f"{_text(prefix)}/{name}"
     if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
-        size = 0  # no data follow links, devices and folders, whatever the field says
+        size = 0  # links, devices and folders have no data, whatever the field says
     return _Header(name, kind, size, kind == b"S")
 
 
 def _number(field: bytes) -> int | None:
-    """Octal text, or base 256 when the first byte is 0x80 (positive) or 0xff (negative)."""
+    """Octal text, or base 256 if the first byte is 0x80 (positive) or 0xff (negative)."""
     if field[0] in (0x80, 0xFF):
         value = int.from_bytes(field[1:], "big")
         return value if field[0] == 0x80 else value - (1 << 8 * (len(field) - 1))
@@ -231,5 +231,5 @@ def _pax_records(data: bytes, position: int) -> dict[str, str]:
 
 
 def _text(data: bytes) -> str:
-    """Names that are not UTF-8 stay distinguishable and printable: bad bytes become \\xNN."""
+    """Decode a name; bytes that are not UTF-8 become \\xNN, so that names stay distinguishable and printable."""
     return data.decode("utf-8", errors="backslashreplace")

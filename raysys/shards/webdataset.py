@@ -1,4 +1,4 @@
-"""WebDataset tars, as the `webdataset` library and `img2dataset` write them: <key>.jpg + <key>.txt + <key>.json."""
+"""WebDataset tars, as written by the `webdataset` library and `img2dataset`: <key>.jpg + <key>.txt + <key>.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT_EXTENSIONS = ("txt", "text", "caption")
 
 @lru_cache(maxsize=8)
 def _index(path: str, signature: str) -> tuple[TarItem, ...]:
-    """Chunks of one tar that are read by the same process share its index; a changed tar has another signature."""
+    """The index of a tar, cached for all of its chunks in this process; a changed tar has another signature."""
     source = open_source(path)
     try:
         return tuple(index_tar(source))
@@ -28,7 +28,7 @@ def count_items(path: str, signature: str) -> int:
 
 
 def read_items(path: str, start: int, stop: int, signature: str) -> Iterator[RawItem]:
-    """Items [start, stop) of a tar, in order. ValueError when it is not the tar that was listed."""
+    """Items [start, stop) of a tar, in order. Raises ValueError if it has changed since it was listed."""
     source = open_source(path)
     try:
         if content_signature(source) != signature:
@@ -62,7 +62,7 @@ def _raw(path: str, source: Source, item: TarItem) -> RawItem:
 
 
 def _image_member(item: TarItem) -> Member | None:
-    """`<key>.jpg` and the like; failing that, the first image under a longer extension (`<key>.input.jpg`)."""
+    """`<key>.jpg` and similar; otherwise the first image with a longer extension (`<key>.input.jpg`)."""
     extensions = (*IMAGE_EXTENSIONS, *REFUSED_IMAGE_EXTENSIONS)
     exact = item.member(*extensions)
     return exact or next((m for m in item.members if m.extension.rpartition(".")[2] in extensions), None)

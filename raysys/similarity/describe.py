@@ -1,8 +1,8 @@
-"""Images → FEATURES rows: one unit vector per image. The one place where images are described.
+"""Images → FEATURES rows: one unit vector per image.
 
-    items → loader → decoded images, one after the other → descriptor, in batches → FEATURES rows
+    items → loader → decoded images, one at a time → descriptor, in batches → FEATURES rows
 
-The loader is given: this room does not know where images lie or how they are decoded (`raysys.shards.describe` does).
+The loader is a parameter: `raysys.shards.describe` knows where images are stored and how they are decoded.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from raysys.similarity.descriptors import Descriptor, DescriptorConfig, make_des
 from raysys.tables.stage import Stage
 
 BATCH_IMAGES = 64
-"""Images per call of the descriptor, at most."""
+"""Maximum number of images per call of the descriptor."""
 BATCH_BYTES = 256 * 2**20
-"""Decoded pixels that wait for the descriptor: 64 camera pictures of 50 megapixels would be 10 GB."""
+"""Limit of a batch's decoded pixels; 64 photos of 50 megapixels would be 10 GB."""
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One decoded image, or why there is none."""
+    """One decoded image, or the reason why it could not be decoded."""
 
     image_id: str
     sample_id: str | None
-    """sha256 of the encoded bytes; None when they could not be read."""
+    """SHA-256 of the encoded bytes; None if they could not be read."""
     pixels: np.ndarray | None
-    """uint8 [H, W, 3] RGB, upright."""
+    """uint8 [H, W, 3] RGB, with EXIF orientation applied."""
     fate: Mapping[str, str | None] = field(default_factory=dict)
-    """The fate columns of `raysys.outcomes`, where `pixels` is None."""
+    """The fate columns of `raysys.outcomes` if `pixels` is None."""
 
 
 Loader = Callable[[Sequence[dict[str, Any]]], Iterable[LoadedImage]]
-"""Items (dicts) → one LoadedImage per item, in order; lazily, so that few decoded images exist at a time."""
+"""Items (dicts) → one LoadedImage per item, in order; lazily, so that few decoded images are in memory."""
 
 
 class Describe(Stage):
-    """Items with `image_id` → FEATURES rows, one per item and in order."""
+    """Items with `image_id` → FEATURES rows, one per item, in order."""
 
     name, heavy, carried = "describe", True, ("image_id",)
 
     def __init__(self, descriptor: DescriptorConfig, load: Loader) -> None:
-        """Load the descriptor's weights, once per worker. InputError when they are missing or not the pinned ones."""
+        """Load the descriptor. Raises InputError if its weights are missing or do not have the pinned hash."""
         self._descriptor, self._load = make_descriptor(descriptor), load
 
     def __call__(self, items: pa.Table) -> list[dict[str, Any]]:
@@ -57,10 +57,7 @@ class Describe(Stage):
 def describe(
     images: Iterable[LoadedImage], descriptor: Descriptor, batch_images: int = BATCH_IMAGES
 ) -> Iterator[dict[str, Any]]:
-    """FEATURES rows of `images`, in order.
-
-    Memory: at most `batch_images` decoded images, and about BATCH_BYTES of pixels.
-    """
+    """FEATURES rows of `images`, in order. Holds at most `batch_images` images and about BATCH_BYTES of pixels."""
     batch: list[LoadedImage] = []
     n_pixels = n_bytes = 0
     for image in images:
@@ -89,7 +86,7 @@ def _rows(batch: Sequence[LoadedImage], descriptor: Descriptor) -> Iterator[dict
 
 
 def _described(pixels: list[np.ndarray], descriptor: Descriptor) -> np.ndarray:
-    """float32 [N, D], little-endian. ValueError when the descriptor gives another shape."""
+    """Features as little-endian float32 [N, D]. Raises ValueError if the descriptor returns another shape."""
     if not pixels:
         return np.zeros((0, descriptor.dim), "<f4")
     features = np.ascontiguousarray(descriptor(pixels), "<f4")

@@ -1,7 +1,7 @@
-"""Descriptors: images → unit vectors whose inner product is their similarity. The config, and which class it makes.
+"""Descriptors: images → unit vectors whose inner product is their similarity. Configuration and construction.
 
-Whatever compares images states four things beside its numbers: name, preset (preprocessing), weights hash, dimension.
-Numbers from two presets are not comparable.
+A descriptor is identified by its name, preset (preprocessing) and weights hash. Similarities of different presets are
+not comparable.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "clip": ("clip",),
     "dinov2": ("dinov2",),
 }
-"""Presets of each descriptor; the first is the default."""
+"""The presets of each descriptor; the first is the default."""
 
 
 class DescriptorFacts(Protocol):
-    """What is stated beside features, and all that is needed to compare them: no network is loaded."""
+    """What is needed to compare features and to report the result, without loading a network."""
 
     name: str
     preset: str
-    weights_sha256: str  # of the weights file, or of the recipe's constants where there are no weights
+    weights_sha256: str  # of the weights file; for the embedded descriptor, of its constants
     thresholds: Thresholds
 
     def mirrored(self, features: np.ndarray) -> np.ndarray | None:
-        """Features of the left-right mirrored images, when the preset compares those too; else None."""
+        """Features of the left-right mirrored images if the preset also compares these, else None."""
         ...
 
 
 class Descriptor(DescriptorFacts, Protocol):
-    """What makes features."""
+    """Computes features of images."""
 
     dim: int
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """Images of any sizes → float32 [N, dim], each row of length 1."""
+        """Images of any size → float32 [N, dim], rows L2-normalized."""
         ...
 
 
 @dataclass(frozen=True)
 class StatedFacts:
-    """The facts of a descriptor whose weights were hashed but not loaded."""
+    """The facts of a pretrained descriptor whose weights were hashed but not loaded."""
 
     name: str
     preset: str
@@ -63,38 +63,36 @@ class StatedFacts:
     thresholds: Thresholds
 
     def mirrored(self, features: np.ndarray) -> None:
-        """The trained descriptors do not compare mirror images."""
+        """None: pretrained descriptors do not compare mirror images."""
         return
 
 
 class DescriptorConfig(Config):
-    """Which descriptor compares images. Weights count by their hash (`DescriptorFacts`), not by where they lie."""
+    """Which descriptor compares images. Weights are identified by their hash (`DescriptorFacts`), not by path."""
 
     name: Literal["embedded", "sscd", "clip", "dinov2"] = Field(
         "embedded", description="embedded needs no weights; the others read local files"
     )
     preset: str | None = Field(
         None,
-        description="preprocessing; null = the first of the descriptor's own: embedded-v1 | dcr224, sscd288, sscd320 | "
-        "clip | dinov2",
+        description="preprocessing; null = the descriptor's first: embedded: embedded-v1; sscd: dcr224, sscd288, "
+        "sscd320; clip: clip; dinov2: dinov2",
     )
     weights: Annotated[str | None, OPERATIONAL] = Field(
-        None, description="sscd: TorchScript file; clip and dinov2: folder as transformers' save_pretrained writes it"
+        None, description="sscd: TorchScript file; clip, dinov2: folder written by transformers' save_pretrained"
     )
     sha256: Annotated[str | None, OPERATIONAL] = Field(
         None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="hex sha256 of the weights file (clip, dinov2: of model.safetensors); required for TorchScript, "
-        "which can run code",
+        description="hex SHA-256 of the weights file (clip, dinov2: of model.safetensors); required for TorchScript, "
+        "because loading it can run code",
     )
-    device: Annotated[str, OPERATIONAL] = Field(
-        "auto", description="torch device; auto = cuda where there is one, else cpu"
-    )
+    device: Annotated[str, OPERATIONAL] = Field("auto", description="torch device; auto = cuda if available, else cpu")
     batch_size: Annotated[int, OPERATIONAL] = Field(32, ge=1, description="images per forward pass")
 
 
 def make_descriptor(config: DescriptorConfig | None = None) -> Descriptor:
-    """The descriptor that `config` names (default: embedded), loaded and ready.
+    """Load the descriptor that `config` names (default: embedded).
 
     Raises InputError for an unknown preset, missing or superfluous weights, or a hash that does not match.
     """
@@ -102,7 +100,7 @@ def make_descriptor(config: DescriptorConfig | None = None) -> Descriptor:
     preset, weights = _chosen(config)
     if weights is None:
         return EmbeddedDescriptor()
-    from raysys.similarity import pretrained  # torch is heavy: the embedded descriptor starts without it
+    from raysys.similarity import pretrained  # imports torch, which the embedded descriptor does not need
 
     if config.name == "sscd":
         return pretrained.SscdDescriptor(weights, config.sha256, preset, config.device, config.batch_size)
@@ -110,9 +108,9 @@ def make_descriptor(config: DescriptorConfig | None = None) -> Descriptor:
 
 
 def descriptor_facts(config: DescriptorConfig | None = None) -> DescriptorFacts:
-    """The facts of the descriptor that `config` names: the weights are read and hashed, no network is loaded.
+    """The facts of the descriptor that `config` names: hashes the weights without loading a network.
 
-    Raises InputError as `make_descriptor` does.
+    Raises InputError like `make_descriptor`.
     """
     config = config or DescriptorConfig()
     preset, weights = _chosen(config)
@@ -134,7 +132,7 @@ def _chosen(config: DescriptorConfig) -> tuple[str, str | None]:
     if config.name == "embedded" and config.weights is not None:
         raise InputError(
             f"weights {config.weights} were given, but the embedded descriptor has none",
-            "name the descriptor that they belong to: sscd, clip or dinov2",
+            "set the descriptor that they belong to: sscd, clip or dinov2",
         )
     if config.name != "embedded" and config.weights is None:
         raise InputError(f"descriptor {config.name} needs weights", "give the path of the local file or folder")
@@ -142,6 +140,6 @@ def _chosen(config: DescriptorConfig) -> tuple[str, str | None]:
 
 
 def query_views(descriptor: DescriptorFacts, features: np.ndarray) -> np.ndarray:
-    """Features [N, D] → [N, V, D]: the views a query is asked with (V = 2 where mirror images count, else 1)."""
+    """Features [N, D] → views of queries [N, V, D]: V = 2 if the descriptor also compares mirror images, else 1."""
     mirrored = descriptor.mirrored(features)
     return features[:, None] if mirrored is None else np.stack([features, mirrored], axis=1)

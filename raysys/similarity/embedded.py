@@ -1,24 +1,26 @@
 """The embedded copy-detection descriptor: no weights, no downloads, NumPy and Pillow only.
 
-Three parts, each taken on the whole image and on its central 90 % and 80 % (their mean makes a crop look less
-different), joined with fixed weights and L2-normalized:
+Three parts are computed for the whole image and for its central 90 % and 80 %, averaged over these crops (for
+robustness to cropping), concatenated with fixed weights and L2-normalized:
 
-1. low frequencies of the contrast-normalized luma (8x8 DCT-II without its constant, weighted by sqrt(frequency),
-   because natural images have a falling spectrum): where light and dark are;
-2. signed gradient histograms (8 directions on 7x7 softly overlapping cells, strength evened out locally; square root
+1. low frequencies of the contrast-normalized luma (8x8 DCT-II without the DC coefficient, weighted by sqrt(frequency),
+   because the spectrum of natural images falls): the distribution of light and dark;
+2. signed gradient histograms (8 directions on 7x7 softly overlapping cells, strength normalized locally; square root
    against outliers): edges;
-3. coarse chroma (R - Y and B - Y on 4x4 cells): colors. A flat gray image has none of the three: a small constant
-   component then gives it unit length.
+3. coarse chroma (R - Y and B - Y on 4x4 cells): colors. For a flat gray image all three are zero; a small constant
+   component gives it unit length.
 
-A mirrored image has the same components in another order and with other signs, so the search asks with both
-(`mirrored`): preset `embedded-v1` means the larger of the two similarities.
+A mirrored image has the same components up to order and signs (`mirrored`). Preset `embedded-v1` compares with both
+versions of the query and uses the larger similarity.
 
-Measured on 1,151 tiles (64 px) of the photographs that scikit-image and scikit-learn ship, every tile altered once:
-right top-1 for 99.1 % (resize 100, JPEG 99.0, crop of 10 % of both sides 95.9, mirror 100, brightness 99.8, blur 100);
+Measured on 1,151 tiles (64 px) of the photographs that scikit-image and scikit-learn ship, with each tile altered once:
+top-1 accuracy 99.1 % (resize 100, JPEG 99.0, crop of 10 % of both sides 95.9, mirror 100, brightness 99.8, blur 100);
 similarity of a copy: median 0.998, 5th percentile 0.83 (crops: 0.89, 0.69); of two different tiles: median 0.06, 95th
 percentile 0.29, 99.9th 0.68. Drawn scenes (64 px): 95th percentile of different ones 0.29, 1st percentile of slightly
-altered copies 0.92. 1,400 to 3,500 images/s on one core (256 to 64 px). tests/test_similarity_embedded.py holds this.
-It is not SSCD: it does not find pasted parts, rotations or heavy crops, and its numbers are not a published R.
+altered copies 0.92. 1,400 to 3,500 images/s on one core (256 to 64 px). Checked by
+tests/similarity/test_similarity_embedded.py.
+It does not replace SSCD: it does not find pasted parts, rotations or heavy crops, and its R is not comparable with
+published values.
 """
 
 from __future__ import annotations
@@ -35,35 +37,36 @@ from raysys.similarity.thresholds import EMBEDDED
 PRESET = "embedded-v1"
 
 INPUT_PX = 40
-"""Side of the thumbnail that everything is computed on (aspect ratio not kept)."""
+"""Side in pixels of the square thumbnail from which everything is computed (aspect ratio not kept)."""
 WORK_PX = 32
-"""Side after the central crop."""
+"""Side in pixels after the central crop."""
 CROPS = (1.0, 0.9, 0.8)
 """Central fractions of the image whose features are averaged."""
 DCT_SIZE = 8
 GRADIENT_CELLS = 7
 DIRECTIONS = 8
 NEARBY_CELLS = 4
-"""Gradient strength is averaged over about a quarter of the image's side."""
+"""Gradient strength is averaged locally, over about a quarter of the image's side."""
 GRADIENT_FLOOR = 0.02
-"""Added to that mean (in standard deviations of the luma per pixel), so that flat regions stay weak."""
+"""Added to this local mean (in standard deviations of the luma per pixel), so that flat regions stay weak."""
 CHROMA_CELLS = 4
 PART_WEIGHTS = (0.5, 1.0, 0.4)
-"""Of low frequencies, gradients, chroma: chosen on photo tiles; gradients alone rank best, the others separate."""
+"""Weights of low frequencies, gradients and chroma, tuned on photo tiles: gradients alone give the best ranking, the
+other two separate copies from non-copies."""
 CONTRAST_FLOOR = 0.02
-"""Added to the luma's standard deviation ([0, 1] scale), so that noise on a flat image is not blown up."""
+"""Added to the luma's standard deviation ([0, 1] scale), so that noise in a flat image is not amplified."""
 SOFT_NORMS = (1.0, 0.1, 0.15)
-"""A part much weaker than this stays weak instead of being scaled to unit length."""
+"""A part whose norm is much smaller than this stays weak instead of being scaled to unit length."""
 FLAT_COMPONENT = 0.02
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 CHUNK = 128
-"""Images per vectorised step: keeps the temporaries inside the caches and under 30 MB."""
+"""Images per vectorized step, so that temporary arrays stay below 30 MB."""
 
 DIM = DCT_SIZE**2 - 1 + GRADIENT_CELLS**2 * DIRECTIONS + CHROMA_CELLS**2 * 2 + 1
 
 
 class EmbeddedDescriptor:
-    """Images → float32 [N, 488], L2-normalized; see the module's text for the recipe and its measured quality."""
+    """Images → float32 [N, 488], L2-normalized. See the module docstring for the method and its measured quality."""
 
     name = "embedded"
     preset = PRESET
@@ -80,12 +83,12 @@ class EmbeddedDescriptor:
         return out
 
     def mirrored(self, features: np.ndarray) -> np.ndarray:
-        """The features of the left-right mirrored images, from the features alone. [N, dim] → [N, dim]."""
+        """Features of the left-right mirrored images, computed from the features [N, dim] → [N, dim]."""
         return features[:, _MIRROR_INDEX] * _MIRROR_SIGN
 
 
 def version_hash() -> str:
-    """sha256 over every constant of the recipe: stands where a weights hash stands for a trained descriptor."""
+    """SHA-256 of all constants of the method; takes the place of a weights hash."""
     recipe = (PRESET, INPUT_PX, WORK_PX, CROPS, DCT_SIZE, GRADIENT_CELLS, DIRECTIONS, CHROMA_CELLS, PART_WEIGHTS)
     soft = (NEARBY_CELLS, GRADIENT_FLOOR, CONTRAST_FLOOR, SOFT_NORMS, FLAT_COMPONENT)
     return hashlib.sha256(repr(recipe + soft).encode()).hexdigest()
@@ -94,7 +97,7 @@ def version_hash() -> str:
 def thumbnails(images: Sequence[ImageLike]) -> np.ndarray:
     """Images of any size → float32 [N, 40, 40, 3] in [0, 1], antialiased."""
     size = (INPUT_PX, INPUT_PX)
-    # reducing_gap=3: big images are first shrunk by an integer box, several times faster and visually the same.
+    # reducing_gap=3 first shrinks large images by an integer factor: several times faster, visually the same.
     small = [as_pil(i).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0) for i in images]
     return np.stack([np.asarray(s) for s in small]).astype(np.float32) / np.float32(255)
 
@@ -126,9 +129,9 @@ def low_frequencies(luma: np.ndarray) -> np.ndarray:
 def gradient_histograms(luma: np.ndarray) -> np.ndarray:
     """Luma [N, 32, 32] → [N, 7·7·8]: per cell, the mean rectified gradient along 8 directions.
 
-    Gradients are divided by the square root of their mean strength nearby, so that faint detail counts beside strong
-    edges. Rectified projections max(0, g·d) instead of binned angles: no arctangent, no bin edges. Centered per image,
-    so that two unrelated images have about zero in common.
+    Gradients are divided by the square root of the local mean strength, so that faint detail also counts next to strong
+    edges. Rectified projections max(0, g·d) are used instead of binned angles, which avoids arctangents and bin edges.
+    Histograms are centered per image, so that two unrelated images have an inner product of about zero.
     """
     gy = luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]
     gx = luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]

@@ -1,4 +1,4 @@
-"""Features on disk, read as a memory map: 25M × 1024 float32 are 100 GB, more than a machine's memory."""
+"""Features in a memory-mapped file, because they may not fit into memory: 25M × 1024 float32 are 100 GB."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from raysys.outcomes import KEPT
 
 
 class FeatureFile:
-    """Unit features [N, D] of images in a temporary file: rows in the order of `ids`. Use as a context manager.
+    """L2-normalized features [N, D] of images in a temporary file, in the order of `ids`. A context manager.
 
-    The file lies in Python's temporary folder (TMPDIR moves it) and takes 4·N·D bytes there; the page cache keeps what
-    fits. `ids` and `sample_ids` stay in memory.
+    The file takes 4·N·D bytes in Python's temporary folder (set by TMPDIR). `ids` and `sample_ids` stay in memory.
     """
 
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.sample_ids: list[str | None] = []
         self.dim: int | None = None
-        # An anonymous file: gone when the process is, however it ends.
+        # An anonymous file, which disappears with the process, however it ends.
         self._file = tempfile.TemporaryFile(prefix="raysys-features-")  # noqa: SIM115 - closed by __exit__
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def append(self, image_id: str, sample_id: str | None, features: bytes) -> None:
-        """Add one image. ValueError when its features have another dimension than those before."""
+        """Add one image. Raises ValueError if its features do not have the same dimension as the previous ones."""
         dim = len(features) // 4
         if self.dim not in (None, dim) or len(features) % 4:
             raise ValueError(f"{image_id} has features of {len(features)} bytes, {4 * (self.dim or dim)} expected")
@@ -49,7 +48,7 @@ class FeatureFile:
                 self.append(*row)
 
     def array(self) -> np.ndarray:
-        """float32 [N, D], a read-only memory map (an empty array when there is nothing)."""
+        """Features as float32 [N, D]: a read-only memory map, or an empty array if N = 0."""
         self._file.flush()
         if not self.ids:
             return np.zeros((0, self.dim or 1), np.float32)

@@ -1,4 +1,4 @@
-"""What a descriptor accepts as an image, and nothing else."""
+"""The image types that descriptors accept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ImageLike = np.ndarray | Image.Image
 
 
 def as_pil(image: ImageLike) -> Image.Image:
-    """`image` as an RGB Pillow image; ValueError for arrays of another type or shape.
+    """`image` as an RGB Pillow image. Raises ValueError for arrays of another type or shape.
 
-    Float arrays are refused on purpose: whether 1.0 means white or almost black cannot be known here.
+    Float arrays are not accepted, because it is ambiguous whether 1.0 is white or almost black.
     """
     if isinstance(image, Image.Image):
         return image if image.mode == "RGB" else image.convert("RGB")

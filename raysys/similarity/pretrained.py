@@ -1,6 +1,6 @@
-"""Trained descriptors from local files: SSCD (TorchScript), CLIP and DINOv2 (transformers folders).
+"""Pretrained descriptors from local files: SSCD (TorchScript), CLIP and DINOv2 (transformers folders).
 
-Edge module: torch and transformers are imported here. Nothing is ever downloaded.
+Only this module of the package imports torch and transformers at the top. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAVE_BOTH = "save model and image processor there with save_pretrained"
 
 @dataclass(frozen=True)
 class SscdPreset:
-    """Preprocessing of an SSCD network; every resize is Pillow's antialiased bilinear, as in torchvision."""
+    """Preprocessing of an SSCD network. Resizing is Pillow's antialiased bilinear, as in torchvision."""
 
     short_side: int | None  # px; resize keeping the aspect ratio
     square: int | None  # px; resize to a square, aspect ratio not kept
@@ -36,9 +36,9 @@ class SscdPreset:
 
 
 SSCD_PRESETS = {
-    # What every published R was measured with (Somepalli et al. 2023, Li et al. 2024: weights sscd_disc_large).
+    # Used for all published values of R (Somepalli et al. 2023, Li et al. 2024, with weights sscd_disc_large).
     "dcr224": SscdPreset(256, None, 224, HALF, HALF),
-    # What SSCD itself advises (Pizzi et al. 2022, README); the square one allows batches of one shape.
+    # Recommended by SSCD's README (Pizzi et al. 2022); the square one gives batches of a single shape.
     "sscd288": SscdPreset(288, None, None, IMAGENET_MEAN, IMAGENET_STD),
     "sscd320": SscdPreset(None, 320, None, IMAGENET_MEAN, IMAGENET_STD),
 }
@@ -51,7 +51,7 @@ class SscdDescriptor:
     thresholds = SSCD
 
     def __init__(self, weights: str, sha256: str | None, preset: str, device: str = "auto", batch_size: int = 32):
-        """Raises InputError when the file is missing, no hash is given, the hash differs, or it is not TorchScript."""
+        """Raises InputError if the file is missing or not TorchScript, or the hash is missing or differs."""
         data, self.weights_sha256 = read_pinned(Path(weights), sha256)
         self.preset, self.batch_size = preset, batch_size
         self.device = torch_device(device)
@@ -68,7 +68,7 @@ class SscdDescriptor:
         return batched(pixels, self._network, self.device, self.batch_size)
 
     def mirrored(self, features: np.ndarray) -> None:
-        """SSCD's presets compare unmirrored images only, as in every published R."""
+        """None: SSCD's presets do not compare mirror images, as in all published values of R."""
         return
 
 
@@ -78,7 +78,7 @@ class TransformersDescriptor:
     thresholds = NO_CLAIM
 
     def __init__(self, name: str, folder: str, sha256: str | None, device: str = "auto", batch_size: int = 32):
-        """`name` is "clip" or "dinov2". Raises InputError when the folder is missing, incomplete or of another kind."""
+        """name: "clip" or "dinov2". Raises InputError if the folder is missing, incomplete or of another model type."""
         from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, Dinov2Model
 
         self.name = self.preset = name
@@ -90,7 +90,7 @@ class TransformersDescriptor:
             raise InputError(f"{folder} is not a complete {name} folder: {_first_line(exc)}", SAVE_BOTH) from exc
         if config.model_type not in (("clip", "clip_vision_model") if name == "clip" else ("dinov2",)):
             raise InputError(f"{folder} holds a {config.model_type} model", f"give a folder of {name} weights")
-        if config.model_type == "clip":  # image and text towers: the projection's width stands in the outer config
+        if config.model_type == "clip":  # a full CLIP: the outer config has the projection's width
             config.vision_config.projection_dim = config.projection_dim
             config = config.vision_config
         try:
@@ -111,12 +111,12 @@ class TransformersDescriptor:
         return output.image_embeds if self.name == "clip" else output.pooler_output
 
     def mirrored(self, features: np.ndarray) -> None:
-        """Mirror images cannot be had from the features alone: these descriptors do not compare them."""
+        """None: features of mirror images cannot be computed from the features."""
         return
 
 
 def sscd_pixels(image: ImageLike, preset: str) -> torch.Tensor:
-    """One image → float32 [3, H, W] as the preset prescribes (torchvision's rounding of sizes and crop corners)."""
+    """One image → float32 [3, H, W], preprocessed by the preset, with torchvision's rounding of sizes and crops."""
     p = SSCD_PRESETS[preset]
     pil = as_pil(image)
     if p.square is not None:
@@ -131,7 +131,7 @@ def sscd_pixels(image: ImageLike, preset: str) -> torch.Tensor:
 
 
 def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `short_side`; the longer one is rounded down, as torchvision does."""
+    """(width, height) with the shorter side equal to `short_side`; the other is rounded down, as in torchvision."""
     width, height = size
     if width <= height:
         return short_side, int(short_side * height / width)
@@ -140,7 +140,7 @@ def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 
 @torch.inference_mode()
 def batched(pixels: Sequence[torch.Tensor], network, device: torch.device, batch_size: int) -> np.ndarray:
-    """Run `network` over tensors [3, H, W] in batches of equal shape; unit features [N, dim] in the given order."""
+    """Run `network` on tensors [3, H, W] in batches of equal shape; return L2-normalized features [N, dim] in order."""
     by_shape: dict[torch.Size, list[int]] = {}
     for i, tensor in enumerate(pixels):
         by_shape.setdefault(tensor.shape, []).append(i)
@@ -155,7 +155,7 @@ def batched(pixels: Sequence[torch.Tensor], network, device: torch.device, batch
 
 
 def torch_device(name: str) -> torch.device:
-    """`auto` → cuda where there is one, else cpu; InputError for a device that is not there."""
+    """The torch device; `auto` = cuda if available, else cpu. Raises InputError for an unavailable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -163,7 +163,7 @@ def torch_device(name: str) -> torch.device:
     except RuntimeError as exc:
         raise InputError(f"device {name!r} is unknown: {_first_line(exc)}", "use auto, cpu or cuda") from exc
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch sees no CUDA device", "use device: auto or cpu")
+        raise InputError("device cuda was requested, but torch finds no CUDA device", "use device: auto or cpu")
     return device
 
 

@@ -1,11 +1,10 @@
 """Exact inner-product search over a database that is read in blocks. The only module that imports faiss.
 
-Memory = the queries + one block + faiss's own tiles; the [queries, database] matrix never exists.
+Memory: the queries, one block and faiss's tiles; the [queries, database] matrix is never materialized.
 
-Results do not depend on how the database is cut into blocks, on the thread count, or on CPU against GPU: faiss
-proposes candidates, their similarities are computed again in float64 in one fixed order, and equal ones are ordered by
-index. (faiss alone gives the last bits as its tiles fall, so which of two copies comes first would be chance. On GPUs
-float32 rounding is of the same size, so the same margin holds.)
+Results do not depend on the block size, the number of threads or the device (CPU or GPU): faiss proposes candidates,
+their similarities are recomputed in float64 in a fixed order, and ties are ordered by index. With faiss alone, the last
+bits depend on its tiling, so the order of two copies would be arbitrary.
 """
 
 from __future__ import annotations
@@ -18,24 +17,25 @@ import numpy as np
 from raysys.errors import MissingExtra
 
 Blocks = Iterable[tuple[int, np.ndarray]]
-"""(index of the block's first row in the database, float32 [rows, D]) for each block, in any order."""
+"""(database index of the block's first row, float32 [rows, D]) for each block, in any order."""
 
 Best = tuple[np.ndarray, np.ndarray]
-"""(similarity [Q, k], index [Q, k]) so far."""
+"""The best matches so far: (similarity [Q, k], index [Q, k])."""
 
 Knn = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """(queries [Q, D], block [N, D], k) → (similarity [Q, k], row [Q, k]), best first."""
 
 NEVER = np.float32(-1e30)
-"""Below every similarity: what is -inf (a row seen before) never passes."""
+"""Below every similarity, but above -inf, which marks rows to ignore."""
 TIE_MARGIN = 4
-"""Candidates asked for beyond k, so that ties at the edge are usually settled without looking further."""
+"""Additional candidates beyond k, so that ties at the k-th place rarely need a second search."""
 ROUNDING = 1e-5
-"""Above the float32 error of an inner product of unit vectors of a few thousand dimensions (typically 1e-7)."""
+"""Larger than the float32 error of an inner product of unit vectors with a few thousand dimensions (typically 1e-7),
+on CPU and GPU."""
 SLICE_BYTES = 64 << 20
-"""Bound on the similarities that exist at a time where all of a block's rows are looked at."""
+"""Memory limit for similarities when all rows of a block are compared."""
 EXACT_BYTES = 2 << 20
-"""Bound on the float64 products that exist at a time: they should stay in the cache."""
+"""Memory limit for float64 products, so that they stay in the CPU cache."""
 
 
 def top_k(
@@ -47,17 +47,16 @@ def top_k(
     threads: int | None = None,
     use_gpu: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k database rows with the largest inner products with each query.
+    """The k database rows with the largest inner product for each query. All vectors must be L2-normalized.
 
-    All rows are unit vectors. queries: float32 [Q, D], or [Q, V, D] for queries with V views (e.g. the image and its
-    mirror image): a row's similarity is then the maximum over the views.
-    exclude: one database index per query that must not be returned; `range(Q)` makes train-against-train with the
-    image itself left out.
-    threads: CPU threads of faiss (None = all). use_gpu: None = where faiss sees one.
+    queries: float32 [Q, D], or [Q, V, D] for queries with V views (e.g. the image and its mirror image); the similarity
+    is then the maximum over the views.
+    exclude: one database index per query that must not be returned; `range(Q)` compares a set with itself without
+    matching a row with itself.
+    threads: CPU threads of faiss (None = all). use_gpu: None = if faiss finds a GPU.
 
-    Returns (similarity float32 [Q, k], index int64 [Q, k]), best first, ties by index. A database of fewer rows
-    leaves similarity = -inf and index = -1 at the end. Raises ValueError on mixed dimensions, MissingExtra without
-    faiss.
+    Returns (similarity float32 [Q, k], index int64 [Q, k]), best first, ties by index, padded with similarity -inf and
+    index -1 if the database has fewer than k rows. Raises ValueError for mixed dimensions, MissingExtra without faiss.
     """
     views = np.ascontiguousarray(queries if queries.ndim == 3 else queries[:, None], dtype=np.float32)
     if k < 1:
@@ -89,10 +88,10 @@ def array_blocks(features: np.ndarray, block_rows: int) -> Iterator[tuple[int, n
 def pairs_above(
     features: np.ndarray, threshold: float, mirrored: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs i < j of rows [N, D] with similarity ≥ threshold, as arrays (i, j, similarity), by i then j.
+    """All pairs i < j of rows [N, D] with similarity ≥ threshold, as arrays (i, j, similarity), sorted by i, then j.
 
-    mirrored: the same images' mirrored features; a pair's similarity is then the larger of both. For one block in
-    memory: the result can hold N²/2 pairs.
+    mirrored: features of the mirrored images; the similarity of a pair is then the larger of both. Everything is in
+    memory, and the result can hold N²/2 pairs.
     """
     features = np.asarray(features, np.float32)
     views = features[:, None] if mirrored is None else np.stack([features, mirrored], axis=1)
@@ -111,19 +110,21 @@ def pairs_above(
 def _proposals(
     knn: Knn, views: np.ndarray, block: np.ndarray, floor: np.ndarray, k: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(query, row of the block) pairs that may enter the best k, each pair once; `floor` [Q] = the present k-th best.
+    """(query, row of the block) pairs that may be among the best k, without repetition. floor [Q]: current k-th best.
 
-    First what `knn` finds for all queries. Then every candidate of those queries where `knn` cut off inside a group
-    of (nearly) equal rows, for which of them it kept is chance.
+    First the candidates of `knn` for all queries. Then, for queries where `knn` has cut off a group of (nearly) equal
+    rows, all candidates, because the choice of `knn` among them is arbitrary.
     """
     n_queries, n_views, dim = views.shape
-    wanted = min(k + 1 + TIE_MARGIN, len(block))  # + 1: an excluded row may be among them
+    wanted = min(k + 1 + TIE_MARGIN, len(block))  # + 1 because an excluded row may be among them
     near, row = knn(views.reshape(-1, dim), block, wanted)
     near, row = near.reshape(n_queries, n_views, wanted), row.reshape(n_queries, n_views * wanted)
     last = near[:, :, -1].max(axis=1)
     near = _once(near.reshape(n_queries, -1), row)
     if wanted < len(block):
-        edge = np.maximum(-np.partition(-near, k, axis=1)[:, k], floor)  # (k + 1)-th best: k without the excluded one
+        edge = np.maximum(
+            -np.partition(-near, k, axis=1)[:, k], floor
+        )  # (k + 1)-th best, i.e. the k-th without the excluded row
         cut = last >= edge - 2 * ROUNDING
         near[cut] = -np.inf
     else:
@@ -134,7 +135,7 @@ def _proposals(
 
 
 def _once(near: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Similarities [Q, C] of rows [Q, C], with -inf where a better view of the query has found the same row."""
+    """Similarities [Q, C] of rows [Q, C], with -inf for rows that another view of the query has found as well."""
     order = np.lexsort((-near, row), axis=1)
     again = np.diff(np.take_along_axis(row, order, 1), axis=1, prepend=-1) == 0
     near = near.copy()
@@ -145,7 +146,7 @@ def _once(near: np.ndarray, row: np.ndarray) -> np.ndarray:
 def _above(
     views: np.ndarray, block: np.ndarray, queries: np.ndarray, floors: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(query, row) of every pair of the chosen queries [Q', ...] at or above `floors` [Q], a few queries at a time."""
+    """(query, row) of all pairs with similarity ≥ `floors` [Q], for the given queries, a few at a time."""
     step = max(1, SLICE_BYTES // (4 * len(block) * views.shape[1]))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
@@ -156,9 +157,9 @@ def _above(
 
 
 def _exact(views: np.ndarray, block: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Similarity of each (query, row) pair, float32: the same for the same two vectors wherever they stand.
+    """Similarity of each (query, row) pair as float32, independent of the positions of the two vectors.
 
-    float32 products are exact in float64 and each pair is summed by itself.
+    Products of float32 are exact in float64, and each pair is summed separately.
     """
     out = np.empty(len(query), np.float32)
     step = max(1, EXACT_BYTES // (8 * views.shape[1] * views.shape[2]))
@@ -170,7 +171,7 @@ def _exact(views: np.ndarray, block: np.ndarray, query: np.ndarray, row: np.ndar
 
 
 def _merge(best: Best, query: np.ndarray, index: np.ndarray, similarity: np.ndarray) -> None:
-    """Put new (query, index, similarity) triples into the best k, in place: by similarity, ties by index."""
+    """Merge new (query, index, similarity) triples into the best k in place, by similarity, ties by index."""
     k = best[0].shape[1]
     touched = np.unique(query)
     all_query = np.concatenate([np.repeat(touched, k), query])
@@ -192,7 +193,7 @@ def _checked(block: np.ndarray, views: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _searcher(threads: int | None, use_gpu: bool | None) -> Iterator[Knn]:
-    """faiss's brute force on the chosen device; faiss's thread count is put back afterwards."""
+    """faiss's brute-force search on the chosen device; restores faiss's thread count afterwards."""
     try:
         import faiss
     except ImportError as exc:

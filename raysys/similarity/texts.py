@@ -1,4 +1,4 @@
-"""Texts → vectors whose cosine says how alike two captions are in meaning: a CLIP, or the words they share."""
+"""Texts → vectors whose cosine is the similarity in meaning of two captions: by a CLIP model, or by shared words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raysys.models.loading import model_hash
 
 BATCH_SIZE = 64
 WORDS = "words"
-"""Name of the embedding without weights: it knows no synonyms, but works in every domain of written words."""
+"""Name of the embedding without weights. It does not know synonyms, but works in every domain."""
 WORD_DIM = 4096
 
 _FUNCTION_WORDS = frozenset(
@@ -62,18 +62,21 @@ _FUNCTION_WORDS = frozenset(
 )
 
 TextEmbedder = Callable[[Sequence[str]], np.ndarray]
-"""Texts → float32 [N, D], unit length (zero for a text without words)."""
+"""Texts → float32 [N, D], L2-normalized (zero for a text without words)."""
 
 
 def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
-    """`words`, or the text half of a CLIP (a folder or zoo member). InputError when there is no CLIP at `place`."""
+    """The embedder `words`, or the text encoder of a CLIP (a folder or zoo member).
+
+    Raises InputError if `place` is not a CLIP folder.
+    """
     return embed_words if place == WORDS else _clip_embedder(place, device)
 
 
 def text_embedder_identity(place: str | None) -> str | None:
-    """What of `place` changes vectors: a CLIP's contents, wherever it lies; `words` and None stay as they are.
+    """Identifies the embedder: the content hash of a CLIP; `words` and None are returned as they are.
 
-    InputError when there is no folder of weights at `place`.
+    Raises InputError if there is no folder at `place`.
     """
     if place is None or place == WORDS:
         return place
@@ -81,7 +84,7 @@ def text_embedder_identity(place: str | None) -> str | None:
 
 
 def embed_words(texts: Sequence[str]) -> np.ndarray:
-    """float32 [N, 4096]: which content words occur, plural -s off, hashed; the cosine is |A ∩ B| / √(|A|·|B|)."""
+    """float32 [N, 4096]: hashed indicators of the content words, without plural -s; cosine = |A ∩ B| / √(|A|·|B|)."""
     out = np.zeros((len(texts), WORD_DIM), np.float32)
     for row, text in zip(out, texts, strict=True):
         for word in set(re.findall(r"\w+", text.casefold())) - _FUNCTION_WORDS:
@@ -98,8 +101,8 @@ def _folder(place: str) -> str:
 
 
 def _clip_embedder(place: str, device: str) -> TextEmbedder:
-    """Texts beyond the model's length lose their end."""
-    # Here, not above: the words need none of it.
+    """Texts longer than the model's context are truncated."""
+    # Imported here, because `words` does not need them.
     import torch
     from transformers import AutoTokenizer, CLIPModel
 
@@ -112,7 +115,7 @@ def _clip_embedder(place: str, device: str) -> TextEmbedder:
     model = model.eval().requires_grad_(False).to(device)
     length = model.config.text_config.max_position_embeddings
 
-    alone = threading.Lock()  # a fast tokenizer refuses a second thread while it pads
+    alone = threading.Lock()  # a fast tokenizer raises if a second thread uses it while it pads
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""From which similarity on two images count as copies: every descriptor states its own, with what is known of it.
+"""The similarity at which two images count as copies: every descriptor has its own, with a note on its origin.
 
-Two descriptors share no scale. 0.5 is a copy for SSCD; by the embedded descriptor, 72 % of drawn scenes have a
-neighbor of 0.5 among 1,000 unrelated ones. A descriptor without a measured threshold makes no such claim.
+Similarities of two descriptors are not on the same scale. For SSCD, 0.5 is a copy; for the embedded descriptor, 72 % of
+drawn scenes have a neighbor with similarity 0.5 among 1,000 unrelated ones. A descriptor may have no threshold.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Threshold:
-    """A similarity, and what reaching it means.
+    """A similarity and its meaning.
 
-    false_matches: share of pairs of unrelated images that reach it, measured; None = not measured here.
+    false_matches: measured fraction of pairs of unrelated images that reach it; None = not measured.
     """
 
     similarity: float
@@ -21,17 +21,17 @@ class Threshold:
     false_matches: float | None = None
 
     def reached_by_chance(self, n_training: int) -> float | None:
-        """Expected share of images, unrelated to all of `n_training`, whose nearest one reaches the threshold.
+        """Expected fraction of unrelated images whose nearest of `n_training` images reaches the threshold.
 
-        1 - (1 - p)^n, p = false_matches: as if pairs were independent, which measures a little too high.
+        1 - (1 - p)^n with p = false_matches, which assumes independent pairs and is slightly too high.
         """
         return None if self.false_matches is None else 1 - (1 - self.false_matches) ** n_training
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """copy: a generated image is called a copy of its nearest training image. near_duplicate: two real images are
-    taken for one. None = the descriptor makes no such claim."""
+    """copy: at which a generated image counts as a copy of its nearest training image. near_duplicate: at which two
+    real images count as the same. None = the descriptor has no such threshold."""
 
     copy: Threshold | None = None
     near_duplicate: Threshold | None = None
@@ -59,6 +59,6 @@ EMBEDDED = Thresholds(
         false_matches=1.65e-6,
     ),
 )
-"""20 million pairs of scenes: 2,000 against 10,000 others (64 px). Of the 2,000, these have a nearest one of 0.9 and
-above: 0.05 % among 64, 0.4 % among 1,000, 2.7 % among 10,000; of 0.5 and above: 22 %, 72 %, 96 %.
-tests/similarity/test_thresholds.py holds the rates."""
+"""Measured on 20 million pairs of scenes: 2,000 against 10,000 others (64 px). Fraction of the 2,000 whose nearest
+scene has a similarity of at least 0.9: 0.05 % among 64, 0.4 % among 1,000, 2.7 % among 10,000; of at least 0.5: 22 %,
+72 %, 96 %. Checked by tests/similarity/test_thresholds.py."""

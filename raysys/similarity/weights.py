@@ -1,4 +1,4 @@
-"""Which weights a descriptor has: files, checked against their pinned hash without loading a network."""
+"""Weights files of descriptors, checked against their pinned hash without loading a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ SAFETENSORS = "model.safetensors"
 
 
 def read_pinned(path: Path, sha256: str | None) -> tuple[bytes, str]:
-    """(bytes, sha256) of a TorchScript file: what is loaded is what was checked. InputError for another hash."""
+    """(bytes, SHA-256) of a TorchScript file. Returns the bytes, so that exactly what was checked is loaded.
+
+    Raises InputError if the file or the hash is missing, or the hash differs.
+    """
     if not path.is_file():
         raise InputError(f"weights {path} do not exist", "give the path of a TorchScript file")
     data = path.read_bytes()
@@ -26,7 +29,7 @@ def read_pinned(path: Path, sha256: str | None) -> tuple[bytes, str]:
 
 
 def hash_of_folder(folder: Path, sha256: str | None) -> str:
-    """sha256 of the folder's model.safetensors. InputError when it is missing or not the pinned one."""
+    """SHA-256 of the folder's model.safetensors. Raises InputError if it is missing or the hash differs."""
     path = folder / SAFETENSORS
     if not path.is_file():
         raise InputError(f"weights {path} do not exist", f"give a folder with {SAFETENSORS} in it")
@@ -41,5 +44,5 @@ def _refuse_other(path: Path, found: str, expected: str) -> None:
     if found != expected.lower():
         raise InputError(
             f"weights {path} have sha256 {found}, expected {expected.lower()}",
-            "check where the file comes from, then give its own hash",
+            "check the origin of the file, then give its hash",
         )

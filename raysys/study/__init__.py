@@ -1,1 +1,1 @@
-"""A study: named models × named prompts × evaluations, as a list of steps, each of which is a job."""
+"""A study: named models × named prompts × evaluations, planned as a list of steps; each step is one job."""

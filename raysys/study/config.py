@@ -1,4 +1,4 @@
-"""The configuration of a study: data, models, prompts, evaluations. Sections are the jobs' own configurations."""
+"""The configuration of a study: data, models, prompts, evaluations. Its sections are the jobs' configurations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from raysys.study.evaluations import EVALUATIONS, evaluation
 from raysys.study.sections import merged, section_of
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-"""Of models and prompt sets: they name folders."""
+"""Names of models and prompt sets; they are also used as folder names."""
 
 OWN = "own"
-"""Prompts: the captions that each model learned."""
+"""Name of the prompt set in which each model gets the captions that it was trained on."""
 
 ScenesSection = section_of(scenes.JobConfig, "output")
 IngestSection = section_of(ingest.JobConfig, "input", "output")
@@ -45,91 +45,94 @@ GenerateSection = section_of(
 class ShardsConfig(Config):
     """Input shards: tars, Parquet, a folder or an index."""
 
-    train: str = Field(description="what the models are trained on")
-    held_out: str | None = Field(None, description="real images that are not trained on; null = none")
-    fusion: str | None = Field(None, description="fusion set: images whose caption is their class; null = none")
+    train: str = Field(description="the images that the models are trained on")
+    held_out: str | None = Field(None, description="real images that are not used for training; null = none")
+    fusion: str | None = Field(None, description="fusion set: images captioned with their class; null = none")
 
 
 class DataConfig(Config):
-    """What all models share. Each section is the configuration of the job of the same name, without its paths."""
+    """The data that all models share. Each section is the configuration of the job of that name, without its paths."""
 
     shards: ShardsConfig | None = Field(None, description="your own shards; null = draw scenes")
     scenes: ScenesSection = Field(ScenesSection(), description="the drawn world, unless shards are given")
     ingest: IngestSection = Field(IngestSection(), description="decoding limits and licenses")
     fusion_ingest: IngestSection | None = Field(
-        None, description="the same for the fusion set, whose images are never seen whole; null = as `ingest`"
+        None, description="as `ingest`, for the fusion set, whose images a model only sees fused; null = as `ingest`"
     )
     dedup: DedupSection = Field(DedupSection(), description="descriptor and near-duplicate thresholds")
     caption: CaptionSection | None = Field(None, description="captioners; null = no captions are written")
     generalize: GeneralizeSection | None = Field(
-        None, description="generalize captions: those of `which`, or the original ones; null = none are made"
+        None, description="generalize captions: those named by `which`, or all written, or the originals; null = none"
     )
     encode: EncodeSection = Field(EncodeSection(), description="VAE, resolution, crop; text encoder")
     assemble: AssembleSection = Field(AssembleSection(), description="shuffle and size of parts")
     required_captions: tuple[str, ...] = Field(
         (),
-        description="a training image must have a kept caption of each of these kinds, so that sets with different "
-        "captions hold the same images",
+        description="a training image must have a kept caption of each of these kinds, so that training sets with "
+        "different captions hold the same images",
     )
 
     @property
     def written_kinds(self) -> tuple[str, ...]:
-        """The captions that are written: `captioner/prompt`."""
+        """The kinds of captions that captioners write: `captioner/prompt`."""
         captioners = () if self.caption is None else self.caption.captioners
         return tuple(f"{c.name}/{prompt}" for c in captioners for prompt in prompts_of(c)[0])
 
     @property
     def generalized_sources(self) -> tuple[str, ...]:
-        """The captions that are generalized."""
+        """The kinds of captions that are generalized."""
         if self.generalize is None:
             return ()
         return (self.generalize.which,) if self.generalize.which is not None else self.written_kinds or (ORIGINAL,)
 
     @property
     def generalized_kinds(self) -> tuple[str, ...]:
-        """The captions that are made by generalization: `original/level`, `captioner/prompt/level`."""
+        """The kinds of captions made by generalization: `original/level`, `captioner/prompt/level`."""
         levels = () if self.generalize is None else self.generalize.generalize.levels
         return tuple(f"{source}/{level}" for source in self.generalized_sources for level in levels)
 
     @property
     def caption_kinds(self) -> tuple[str, ...]:
-        """Every kind of captions that a model may learn."""
+        """Every kind of caption that a model can be trained on."""
         return (ORIGINAL, *self.written_kinds, *self.generalized_kinds)
 
 
 class ModelConfig(Config):
-    """One model: what it learns, how, and how it is sampled."""
+    """One model: what it is trained on, how it is trained and how it is sampled."""
 
-    like: str | None = Field(None, description="take the settings of this model; what is set here replaces them")
+    like: str | None = Field(None, description="inherit the settings of this model; settings given here replace them")
     captions: str | tuple[str, ...] = Field(
         ORIGINAL,
-        description="which captions it learns: original, captioner/prompt, …/level. With several, each training step "
+        description="captions to train on: original, captioner/prompt or …/level. With several, each training step "
         "draws one of an image's captions",
     )
     duplicates: Literal["drop", "keep"] = Field(
-        "drop", description="keep: train on duplicates too, as a set without dedup would"
+        "drop", description="keep = also train on duplicates, as if there were no dedup"
     )
     training: TrainingSection = Field(
-        TrainingSection(), description="as `raysys train-diffusion`; diffusion.fusion.set names the split: fusion"
+        TrainingSection(),
+        description="as `raysys train-diffusion`; diffusion.fusion.set = fusion means the study's fusion split",
     )
     generate: GenerateSection = Field(GenerateSection(), description="as `raysys generate`")
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The captions that it learns, as a tuple also where there is one."""
+        """The kinds of captions that the model is trained on, always as a tuple."""
         return (self.captions,) if isinstance(self.captions, str) else self.captions
 
     @property
     def fuses(self) -> bool:
-        """Whether it is trained with a fusion set."""
+        """Whether the model is trained with a fusion set."""
         return self.training.diffusion.fusion.level != "none"
 
 
 class PromptsConfig(Config):
     """A named set of prompts: the captions of a model, or a file."""
 
-    model: str | None = Field(None, description="the captions that this model learned; own = each model its own")
-    file: str | None = Field(None, description="a .txt (one prompt a line) or .jsonl file, or a table with captions")
+    model: str | None = Field(
+        None, description="the captions that this model was trained on; own = those of each model itself"
+    )
+    file: str | None = Field(None, description="a .txt (one prompt per line) or .jsonl file, or a table with captions")
 
     @model_validator(mode="after")
     def _one_source(self) -> PromptsConfig:
@@ -141,37 +144,39 @@ class PromptsConfig(Config):
 EvaluationsConfig = create_model(
     "EvaluationsConfig",
     __base__=Config,
-    __doc__="Name → the configuration of the evaluation; null = it is not made.",
-    **{name: (evaluation(name).Settings | None, Field(None, description="null = not made")) for name in EVALUATIONS},
+    __doc__="Name → the configuration of the evaluation; null = it is not run.",
+    **{name: (evaluation(name).Settings | None, Field(None, description="null = not run")) for name in EVALUATIONS},
 )
 
 
 class StudyConfig(Config):
     """A study: named models, trained on shared data and measured by the same evaluations."""
 
-    run: str = Field("runs/demo", description="run folder; everything the study makes lies in it")
+    run: str = Field("runs/demo", description="run folder; the study writes only here")
     title: str | None = Field(None, description="title of the report; null = the name of the run folder")
     seed: int = Field(
-        0, ge=0, description="seed of weights, sample order, noise, captions and generations, where none is set"
+        0, ge=0, description="seed of weights, sample order, noise, captions and generations in sections without one"
     )
-    data: DataConfig = Field(DataConfig(), description="what all models share")
+    data: DataConfig = Field(DataConfig(), description="data that all models share")
     models: dict[Name, ModelConfig] = Field(
-        min_length=1, description="name → model; the first is the reference that the others are compared with"
+        min_length=1, description="name → model; the first is the reference with which the others are compared"
     )
     prompts: dict[Name, PromptsConfig] = Field(
-        {OWN: PromptsConfig(model=OWN)}, description="name → prompts that models are sampled with"
+        {OWN: PromptsConfig(model=OWN)}, description="name → prompts to sample the models with"
     )
     evaluations: EvaluationsConfig = Field(
-        EvaluationsConfig(replication={}), description="what is measured; each has a section in the report"
+        EvaluationsConfig(replication={}), description="evaluations to run; each has a section in the report"
     )
     concurrent: int | None = Field(
-        None, ge=1, description="steps of one kind that run at once; null = as many as the cluster has room for"
+        None, ge=1, description="steps of one job that run at once; null = as many as fit into the cluster"
     )
-    cluster: ClusterConfig = Field(ClusterConfig(), description="row stages on the cluster, where a section sets none")
+    cluster: ClusterConfig = Field(
+        ClusterConfig(), description="cluster settings of row jobs in sections without their own"
+    )
     train_cluster: TrainClusterConfig = Field(
-        TrainClusterConfig(), description="each training on the cluster, where a model sets none"
+        TrainClusterConfig(), description="cluster settings of each training, for models without their own"
     )
-    full_command: str = Field("", description="what the report names as the published recipe")
+    full_command: str = Field("", description="command that the report shows for the published recipe")
 
     @field_validator("models", mode="before")
     @classmethod
@@ -186,39 +191,39 @@ class StudyConfig(Config):
 
 
 def _problems(config: StudyConfig) -> Iterator[str]:
-    """Names that name nothing, and models that cannot be made, each as a sentence."""
+    """One message per unknown name and per model that cannot be trained."""
     if OWN in config.models:
-        yield f"models.{OWN}: is the name of prompts, give the model another one"
+        yield f"models.{OWN}: this name is reserved for prompts, rename the model"
     shards = config.data.shards
     for name, model in config.models.items():
         if model.fuses and shards is not None and shards.fusion is None:
-            yield f"models.{name}: fuses, but data.shards.fusion is not given"
+            yield f"models.{name}: the model uses fusion, but data.shards.fusion is not set"
     kinds = config.data.caption_kinds
     for where, captions in [
         *((f"models.{name}.captions", kind) for name, model in config.models.items() for kind in model.kinds),
         *(("data.required_captions", kind) for kind in config.data.required_captions),
     ]:
         if captions not in kinds:
-            yield f"{where} = {captions!r}: `data` makes no such captions; it makes: {', '.join(kinds)}"
+            yield f"{where} = {captions!r}: `data` does not make these captions; it makes: {', '.join(kinds)}"
     for name, prompts in config.prompts.items():
         if prompts.model not in (None, OWN, *config.models):
-            yield f"prompts.{name}.model = {prompts.model!r}: models are {', '.join(config.models)}, and {OWN}"
+            yield f"prompts.{name}.model = {prompts.model!r}: must be {OWN} or one of: {', '.join(config.models)}"
     for name, settings in chosen_evaluations(config).items():
         if settings.prompts not in config.prompts:
             there = ", ".join(config.prompts)
-            yield f"evaluations.{name}.prompts = {settings.prompts!r}: there are no such prompts; there are: {there}"
+            yield f"evaluations.{name}.prompts = {settings.prompts!r}: unknown prompts; known are: {there}"
 
 
 def chosen_evaluations(config: StudyConfig) -> dict[str, Config]:
-    """The evaluations that are to be made, with their settings, in the order of the registry."""
+    """The evaluations to run, with their settings, in the order of the registry."""
     found = {name: getattr(config.evaluations, name) for name in EVALUATIONS}
     return {name: settings for name, settings in found.items() if settings is not None}
 
 
 def with_likes(models: dict[str, Any]) -> dict[str, Any]:
-    """The settings of every model with those of its `like` below them, mapping by mapping.
+    """The settings of every model, merged recursively over those of its `like`.
 
-    Raises ValueError for a name that names no model, and for models that are like each other.
+    Raises ValueError for an unknown model name and for a cycle.
     """
     return {name: _resolved(name, models, ()) for name in models}
 
@@ -231,7 +236,7 @@ def _resolved(name: str, models: dict[str, Any], seen: tuple[str, ...]) -> Any:
     if like is None:
         return model or {}
     if like not in models:
-        raise ValueError(f"models.{name}.like = {like!r}: there is no such model; there are: {', '.join(models)}")
+        raise ValueError(f"models.{name}.like = {like!r}: unknown model; known are: {', '.join(models)}")
     if like in (*seen, name):
-        raise ValueError(f"models are like each other in a circle: {' → '.join((*seen, name, like))}")
+        raise ValueError(f"models inherit from each other in a cycle: {' → '.join((*seen, name, like))}")
     return merged(_resolved(like, models, (*seen, name)), model)

@@ -64,14 +64,14 @@ def caption_steps(shared: Shared) -> list[Step]:
 
 
 def _caption_kinds(config: StudyConfig) -> list[str]:
-    """The kinds of captions that are encoded: those that are learned, and those that images must have."""
+    """The kinds of captions to encode: those that models are trained on, and the required ones."""
     return once(
         [kind for model in config.models.values() for kind in model.kinds] + list(config.data.required_captions)
     )
 
 
 def encode_steps(shared: Shared) -> list[Step]:
-    """Images with their original captions, per split; of other captions only the text states."""
+    """Per split: images with their original captions. For other kinds of captions: only the text states."""
     data, at, steps = shared.config.data, shared.at, []
     for split in (s for s in shared.splits if s != "held_out"):
         rule = data.fusion_ingest if split == "fusion" and data.fusion_ingest is not None else data.ingest
@@ -109,9 +109,9 @@ def _encoded_captions(shared: Shared, kind: str) -> Step:
 
 
 def set_steps(shared: Shared) -> list[Step]:
-    """One assembled set for each way of choosing captions and duplicates; the fusion set where a model needs it."""
+    """One assembled set per choice of captions and duplicates, and the fusion set if a model needs it."""
     at = shared.at
-    # One model stands for all that learn the same set.
+    # One model represents all that share the same set.
     models = {set_step_name(model): model for model in shared.config.models.values()}
     steps = [_set_step(shared, model) for model in models.values()]
     if "fusion" in shared.splits:
@@ -152,5 +152,5 @@ def _set_config(shared: Shared, **paths: Any) -> Any:
 
 
 def _one(paths: list[str]) -> str | list[str] | None:
-    """The path where there is one, as most configurations have it."""
+    """A single path as a string, the usual form in configurations; several as a list; none as None."""
     return paths[0] if len(paths) == 1 else paths or None

@@ -1,4 +1,4 @@
-"""Where a study keeps its things: every path of a run folder, relative to it, is made here."""
+"""The layout of a study's run folder: all of its paths are made here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SPLITS = ("train", "held_out", "fusion")
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths under a run folder; `Layout("")` gives the same paths relative to it."""
+    """Paths in a run folder; `Layout("")` gives the same paths relative to it."""
 
     run: str
 
@@ -27,7 +27,7 @@ class Layout:
         return self("samples", split)
 
     def features(self, images: str) -> str:
-        """Of the images of a split, or of generations: `train`, `generations/own/baseline` …"""
+        """Features of the images of a split or of generations: `train`, `generations/own/baseline` …"""
         return self("features", images)
 
     @property
@@ -46,7 +46,7 @@ class Layout:
         return self("latents", split)
 
     def text_states(self, split: str, captions: str) -> str:
-        """Of the captions that were made as `captions` says (`original`, `captioner/prompt/level` …)."""
+        """Text states of one kind of captions (`original`, `captioner/prompt/level` …)."""
         return self("text_states", file_name(captions) if split == "train" else split)
 
     def training_set(self, captions: Sequence[str], keep_duplicates: bool) -> str:
@@ -66,10 +66,10 @@ class Layout:
         return self(evaluation, model)
 
     def reference(self, evaluation: str, name: str) -> str:
-        """What an evaluation compares all models with."""
+        """A measurement of an evaluation with which all models are compared."""
         return self(f"{evaluation}_references", name)
 
 
 def file_name(captions: str) -> str:
-    """`captioner/prompt/level` as one folder name. "+" occurs in no name of a captioner, prompt or level."""
+    """`captioner/prompt/level` as one folder name. Names of captioners, prompts and levels never contain "+"."""
     return captions.replace("/", "+")

@@ -1,4 +1,4 @@
-"""The steps of single models: training, generation, evaluation."""
+"""The steps of individual models: training, generation, evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raysys.study.shared import Sampled, Shared, make_step, once, set_step_name
 from raysys.study.step import Step
 
 FUSION = "fusion"
-"""As `fusion.set` of a model: the study's own fusion split."""
+"""The value of a model's `fusion.set` that means the study's fusion split."""
 
 
 def training_steps(shared: Shared) -> list[Step]:
@@ -48,7 +48,7 @@ def _trained_by(model: str) -> str:
 
 
 def generation_steps(shared: Shared) -> list[Step]:
-    """Every model with all prompts that an evaluation measures."""
+    """One step per model and prompt set that an evaluation uses."""
     config = shared.config
     used = once(settings.prompts for settings in chosen_evaluations(config).values())
     return [_generation(shared, name, prompts) for prompts in used for name in config.models]
@@ -75,7 +75,7 @@ def _generated_by(model: str, prompts: str) -> str:
 
 
 def _prompts(shared: Shared, model: str, prompts: PromptsConfig) -> tuple[str, tuple[str, ...]]:
-    """(where the prompts are, the steps that make them)."""
+    """(path of the prompts, names of the steps that make them)."""
     if prompts.file is not None:
         return prompts.file, ()
     learned = shared.config.models[model if prompts.model == OWN else prompts.model]

@@ -1,4 +1,4 @@
-"""A study's configuration → its steps, in an order in which they can run. Pure: no file is read, and no Ray."""
+"""A study's configuration → its steps, in an order in which they can run. Reads no files, does not use Ray."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from raysys.study.step import Step
 
 
 def plan_steps(config: StudyConfig) -> list[Step]:
-    """Every step of the study. A step comes after those that it needs; steps of one job follow each other.
+    """All steps of the study. A step comes after the steps that it needs; steps of one job are consecutive.
 
-    What several models share (samples, captions, latents, text states, sets) is planned once. Raises InputError when
-    a job refuses its configuration.
+    What several models share (samples, captions, latents, text states, sets) is planned once. Raises InputError if a
+    job's configuration is invalid.
     """
     shared = Shared(config, Layout(config.run))
     return [
@@ -32,12 +32,12 @@ def plan_steps(config: StudyConfig) -> list[Step]:
 
 
 def selected(steps: Sequence[Step], config: StudyConfig, only: Sequence[str]) -> list[Step]:
-    """The steps of the models `only`, and those that they need; all steps when `only` is empty.
+    """The steps of the models `only` and the steps that they need; all steps if `only` is empty.
 
-    Raises InputError for a name that is not a model's.
+    Raises InputError for an unknown model name.
     """
     if unknown := [name for name in only if name not in config.models]:
-        raise InputError(f"--only {unknown[0]}: there is no such model", f"models: {', '.join(config.models)}")
+        raise InputError(f"--only {unknown[0]}: unknown model", f"give one of: {', '.join(config.models)}")
     if not only:
         return list(steps)
     by_name = {step.name: step for step in steps}

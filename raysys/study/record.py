@@ -1,6 +1,6 @@
-"""What a run folder says of its study, in `study.json`: where everything lies, what is done, what failed, how long.
+"""`study.json`, a run folder's record of its study: paths, states of the steps, failures, durations.
 
-The report reads nothing else to find its way; `raysys.report.folder` is the reading side.
+The report finds everything through this file; `raysys.report.folder` reads it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from raysys.tables import Store
 from raysys.tables.plan import fingerprint
 
 TABLES = ("ingest", "dedup", "caption", "generalize", "encode", "generate")
-"""Jobs whose outputs are tables of rows with fates."""
+"""Jobs whose outputs are tables."""
 
 
 class Record:
     """study.json of a run folder: written when a run starts, and again after every step."""
 
     def __init__(self, config: StudyConfig, steps: Sequence[Step], command: str) -> None:
-        """`steps` are all steps of the study, also those that are not run now."""
+        """`steps`: all steps of the study, including those that are not run now."""
         self._store, self._lock = Store(config.run), threading.Lock()
         self._config, self._digests = config, digests(steps)
         before = self._store.read_json(RECORD) or {}
@@ -45,7 +45,7 @@ class Record:
         self._save()
 
     def state_of(self, step: Step) -> str:
-        """done, failed or pending, as far as the record knows: jobs look at their outputs themselves."""
+        """done, failed or pending according to the record. Jobs still check their outputs themselves."""
         known = self.data["steps"][step.name]
         if known.get("digest") != self._digests[step.name]:
             return "pending"
@@ -54,7 +54,7 @@ class Record:
         return known["state"]
 
     def finish(self, step: Step, seconds: float, failure: str | None = None) -> None:
-        """Note how a step ended. Its seconds add up over all runs."""
+        """Record how a step ended. Its seconds add up over all runs."""
         with self._lock:
             known = self.data["steps"][step.name]
             known["seconds"] = round(known.get("seconds", 0.0) + seconds, 2)
@@ -63,13 +63,13 @@ class Record:
             self._save()
 
     def spend(self, job: str, seconds: float) -> None:
-        """Wall seconds of all steps of one job, which may run at the same time; they add up over all runs."""
+        """Add wall-clock seconds of a job's steps, which may run at the same time; they add up over all runs."""
         with self._lock:
             self.data["seconds"][job] = round(self.data["seconds"].get(job, 0.0) + seconds, 2)
             self._save()
 
     def failed_models(self) -> dict[str, str]:
-        """{model: what failed, and why}, of steps that failed as they are configured now."""
+        """{model: failed step and reason}, only for steps that failed with their current configuration."""
         return {
             known["model"]: f"{name}: {known['reason']}"
             for name, known in reversed(self.data["steps"].items())
@@ -81,7 +81,7 @@ class Record:
 
 
 def digests(steps: Sequence[Step]) -> dict[str, str]:
-    """Name → a hash of the step's configuration and of those that it needs. Settings of the cluster do not count."""
+    """Name → hash of the step's configuration and of the steps that it needs, without cluster settings."""
     found: dict[str, str] = {}
     for step in steps:
         fields = {"job": step.job, "config": step.config.identity(), "needs": [found[name] for name in step.needs]}
@@ -100,7 +100,7 @@ def _facts(config: StudyConfig, command: str) -> dict[str, Any]:
 
 
 def _places(config: StudyConfig, steps: Sequence[Step]) -> dict[str, Any]:
-    """Where things lie, relative to the run folder, so that the folder can be moved."""
+    """Paths relative to the run folder, so that the folder can be moved."""
     root, near = Layout(config.run)(""), Layout("")
     inside = {step.name: step.output.removeprefix(root) for step in steps}
     evaluations = chosen_evaluations(config)
@@ -140,7 +140,7 @@ def _model(config: StudyConfig, name: str, near: Layout) -> dict[str, Any]:
 
 
 def _tables(steps: Sequence[Step], root: str) -> list[str]:
-    """Every table of the study, in the order of the data."""
+    """All tables of the study, in data-flow order."""
     found = []
     for step in steps:
         for field in ("features", "latents", "text_states", "output"):

@@ -1,4 +1,4 @@
-"""Run the steps of a study: those of one job at the same time; a failing model does not stop the others."""
+"""Run the steps of a study; steps of one job run at the same time, and a failing model does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from raysys.study.step import Step
 from raysys.tables.results import FolderPlan, Plan
 
 RunStep = Callable[[Step], Any]
-"""Runs one step to its end and returns its summary."""
+"""Runs one step to completion and returns its summary."""
 
 
 def run_steps(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> None:
-    """Run `steps` in order, those of one job at the same time as far as `room_for` allows (steps at once, ≥ 1).
+    """Run `steps` in order, steps of one job at the same time. `room_for`: how many such steps may run at once, ≥ 1.
 
-    When a step that belongs to a model raises, the reason is recorded, the later steps of that model are left out, and
-    everything else goes on. When a shared step raises, the study ends: nothing can be made without it.
+    If a step of a model raises, the reason is recorded, the steps that need it are skipped, and all others continue.
+    If a shared step raises, the study ends, because nothing can be made without it.
     """
     missing: set[str] = set()
     for job, group in groupby(steps, key=lambda step: step.job):
@@ -46,7 +46,7 @@ def run_steps(steps: Sequence[Step], record: Record, run_step: RunStep, room_for
 
 
 def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> set[str]:
-    """Names of the steps that failed."""
+    """Run the steps of one job; return the names of those that failed."""
     failed: set[str] = set()
     todo = deque(steps)
 
@@ -74,7 +74,7 @@ def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for:
 
 
 def _attempt(step: Step, record: Record, run_step: RunStep) -> bool:
-    """Whether the step succeeded. Raises when it failed and is shared."""
+    """Run one step; return whether it succeeded. Raises if a shared step fails."""
     began = time.monotonic()
     try:
         run_step(step)
@@ -90,8 +90,8 @@ def _attempt(step: Step, record: Record, run_step: RunStep) -> bool:
 
 
 def reason_of(exc: BaseException) -> str:
-    """Why a step failed, on one line; for what nobody foresaw the traceback is printed as well."""
-    while isinstance(getattr(exc, "cause", None), BaseException):  # an engine's wrapper keeps what a worker raised
+    """The reason for a failure, on one line. For an unexpected exception the traceback is also printed."""
+    while isinstance(getattr(exc, "cause", None), BaseException):  # unwrap an engine's exception around a worker's
         exc = exc.cause
     if isinstance(exc, InputError):
         return exc.what
@@ -102,7 +102,7 @@ def reason_of(exc: BaseException) -> str:
 
 
 def states(steps: Sequence[Step], record: Record) -> dict[str, str]:
-    """Name → done, failed, pending, or waits for the steps that it needs."""
+    """Name → done, failed, pending, or waits (for steps that it needs)."""
     found: dict[str, str] = {}
     for step in steps:
         state = record.state_of(step)

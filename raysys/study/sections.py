@@ -1,4 +1,4 @@
-"""Sections of a study's configuration: a job's own configuration without the paths, which the study fills in."""
+"""Sections of a study's configuration: a job's configuration without its paths, which the study fills in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from raysys.config import Config, validate
 
 
 def section_of(job_config: type[Config], *left_out: str, **changed: tuple[Any, Any]) -> type[Config]:
-    """A configuration class with the fields of `job_config` except `left_out`. `changed` replaces fields: {name:
-    (type, Field)}.
+    """A configuration class with the fields of `job_config` except `left_out`.
 
-    Validators of the whole class do not run here: they run when `configure` makes the real configuration.
+    changed: {name: (type, Field)}, fields to add or replace. Validators of the whole class do not run here; they run
+    when `configure` makes the job's configuration.
     """
     fields = {
         name: (info.annotation, info)
@@ -25,10 +25,10 @@ def section_of(job_config: type[Config], *left_out: str, **changed: tuple[Any, A
 
 
 def configure(job_config: type[Config], section: Config | None, origin: str, **given: Any) -> Any:
-    """The configuration of a job: what `section` sets, and `given` over it. Defaults stay the job's own.
+    """The configuration of a job: the values set in `section`, overridden by `given`; the job's defaults otherwise.
 
-    Fields of the section that the job does not have are the study's own and left out. Raises InputError, naming
-    `origin` (the section's place in the study), when the job refuses the whole.
+    Fields of the section that the job does not have belong to the study and are dropped. Raises InputError, naming
+    `origin` (the section's key in the study), if the result is not valid for the job.
     """
     data = {} if section is None else as_set(section)
     data = {name: value for name, value in data.items() if name in job_config.model_fields}
@@ -36,7 +36,7 @@ def configure(job_config: type[Config], section: Config | None, origin: str, **g
 
 
 def is_set(section: Config, *names: str) -> bool:
-    """Whether the field at `names` (a path into nested sections) was set, not left to its default."""
+    """Whether the field at `names` (a path into nested sections) was set explicitly."""
     for name in names:
         if name not in section.model_fields_set:
             return False
@@ -45,7 +45,7 @@ def is_set(section: Config, *names: str) -> bool:
 
 
 def as_set(section: Config) -> dict[str, Any]:
-    """The fields that were set, nested, as plain mappings: what is a default is not said again."""
+    """The explicitly set fields as nested plain mappings, without defaults."""
     return {name: _plain(getattr(section, name)) for name in section.model_fields_set}
 
 
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 def merged(below: Any, above: Any) -> Any:
-    """`above` over `below`, mapping by mapping; everything else, lists too, is replaced."""
+    """Merge `above` over `below`: mappings recursively; everything else, including lists, is replaced."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     return below | {key: merged(below[key], value) if key in below else value for key, value in above.items()}

@@ -1,4 +1,4 @@
-"""What all models of a study share, and how a step's configuration is made from a section of the study's."""
+"""What all models of a study share, and how a step's configuration is made from a section of the study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raysys.study.step import Step
 
 @dataclass(frozen=True)
 class Sampled:
-    """A model as an evaluation sees it: what it was trained on, and what it generated."""
+    """A model as an evaluation sees it: its training set and its generations."""
 
     name: str
     training_set: str
@@ -28,7 +28,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all models have in common: the samples of each split, and how images are compared."""
+    """What all models share: the samples of each split, decoding limits, descriptor, seed, cluster settings."""
 
     config: StudyConfig
     at: Layout
@@ -45,11 +45,11 @@ class Shared:
         return tuple(s for s in SPLITS if used[s] and (shards is None or getattr(shards, s) is not None))
 
     def samples(self, split: str) -> str | None:
-        """The table of SAMPLES rows of a split; None when the study has no such images."""
+        """The SAMPLES table of a split; None if the study does not use the split."""
         return self.at.samples(split) if split in self.splits else None
 
     def features(self, images: str) -> str:
-        """The table of FEATURES rows of a table of samples or generations of this study."""
+        """The FEATURES table of one of this study's tables of samples or generations."""
         split = next((s for s in SPLITS if self.at.samples(s) == images), None)
         return self.at.features(split or images.removeprefix(self.at.run.rstrip("/") + "/"))
 
@@ -59,42 +59,42 @@ class Shared:
 
     @property
     def decode(self) -> DecodeConfig:
-        """The limits that training images were let through with: no later step refuses what passed."""
+        """The limits that training images were ingested with, so that no later step rejects an accepted image."""
         return self.config.data.ingest.ingest.decode
 
     @property
     def descriptor(self) -> DescriptorConfig:
-        """What dedup compares images by: evaluations use the same, unless they set their own."""
+        """The descriptor of dedup; evaluations use the same one unless they set their own."""
         return self.config.data.dedup.descriptor
 
     def training_set(self, model: ModelConfig) -> str:
-        """What a model is trained on: models with the same captions and duplicates share one set."""
+        """The assembled set of a model. Models with the same captions and duplicates share one set."""
         return self.at.training_set(model.kinds, model.duplicates == "keep")
 
     def seed(self, section: Config, *path: str) -> dict[str, int]:
-        """The study's seed as `seed` of the section at `path`; {} where that sets its own."""
+        """{"seed": the study's seed}; {} if the section at `path` sets its own."""
         return {} if is_set(section, *path, "seed") else {"seed": self.config.seed}
 
     def row_job(self, job: Any, place: str, section: Config, **given: Any) -> Any:
-        """The configuration of a row job from the section at `place`, with the study's cluster settings unless it
-        sets its own."""
+        """The configuration of a row job from `section` (at key `place`), with the study's cluster settings unless the
+        section sets its own."""
         if not is_set(section, "cluster"):
             given["cluster"] = self.config.cluster
         return configure(job.JobConfig, section, place, **given)
 
 
 def make_step(name: str, job: str, config: Config, output: str, *needs: str, model: str | None = None) -> Step:
-    """A step that belongs to no evaluation."""
+    """A step outside of evaluations."""
     return Step(name, job, config, output, needs, model)
 
 
 def set_step_name(model: ModelConfig) -> str:
-    """The step that assembles what a model is trained on."""
+    """The name of the step that assembles a model's training set."""
     return f"assemble {', '.join(model.kinds)}" + (" with duplicates" if model.duplicates == "keep" else "")
 
 
 def encoded_by(captions: str) -> str:
-    """The step that makes the text states of a kind of captions."""
+    """The name of the step that encodes a kind of captions."""
     return "encode train" if captions == ORIGINAL else f"encode {captions}"
 
 

@@ -1,4 +1,4 @@
-"""A step: one job of a study, with its configuration and the steps that must be done before it."""
+"""A step: one job of a study, with its configuration and the steps that it needs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Step:
     """The job's name on the command line."""
 
     config: Config
-    """The job's own configuration, complete."""
+    """The job's complete configuration."""
 
     output: str
-    """The main output: a folder, as the configuration names it."""
+    """The main output folder, as given in the configuration."""
 
     needs: tuple[str, ...] = ()
-    """Names of the steps whose outputs it reads."""
+    """Names of the steps whose outputs this step reads."""
 
     model: str | None = None
-    """The model that it works for; None = it is shared. When it fails, only this model fails."""
+    """The model that the step belongs to: if the step fails, only this model fails. None = shared by all models."""
 
     evaluation: str | None = None
-    """The evaluation that it belongs to."""
+    """The evaluation that the step belongs to, if any."""
 
     reference: str | None = None
-    """Of an evaluation: what it gives to compare all models with; None = the model's own measurement."""
+    """Of an evaluation: the name of a measurement with which all models are compared; None = it measures `model`."""

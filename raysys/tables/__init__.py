@@ -1,4 +1,4 @@
-"""A table = a folder of Parquet parts, one part per chunk, whose names depend on the input only.
+"""A table is a folder of Parquet parts, one part per chunk; the names of the parts depend only on the input.
 
     <table>/_table.json                           which fingerprint of each producer is current
     <table>/<producer>-<fingerprint>/_plan.json   the chunks, fixed when the table was created
@@ -6,7 +6,8 @@
     <table>/<producer>-<fingerprint>/<input part>.<k>.r1.parquet   a retry of its error rows
     <table>/<producer>-<fingerprint>/_run/        resolved config, metrics.jsonl, summary of the last run
 
-Names that start with `_` are never data. Pending = chunks − listing; there is no other record of progress.
+Names that start with `_` are never data. The pending chunks are those without a part in the folder; progress is not
+recorded anywhere else.
 """
 
 from raysys.tables.commit import PartialChunkError, commit_part

@@ -1,4 +1,4 @@
-"""Commit one finished chunk as one Parquet part: check its keys, cast to the schema, publish by one replace."""
+"""Commit a finished chunk as one Parquet part: check its keys, cast to the schema, publish atomically."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ META = b"raysys"
 
 
 class PartialChunkError(RuntimeError):
-    """A chunk's rows are not exactly the rows its input calls for: it is refused whole, nothing is written."""
+    """A chunk's rows are not exactly those that its input requires. Nothing of the chunk is written."""
 
 
 Keys = Sequence[tuple]
@@ -47,14 +47,14 @@ def check_keys(found: Keys, expected: Keys | None, n_expected: int | None, where
 
 
 def to_table(rows: Sequence[dict] | pa.Table, row_type: RowType) -> pa.Table:
-    """Rows as an Arrow table of exactly the row type's schema (engines lose Arrow types on the way)."""
+    """Rows as an Arrow table with exactly the row type's schema (Arrow types may be lost in transit)."""
     if isinstance(rows, pa.Table):
         return rows.select(row_type.schema.names).cast(row_type.schema)
     return row_type.table(rows)
 
 
 def counts_of(table: pa.Table) -> Counts:
-    """The fates in a table, counted without making Python rows."""
+    """The number of rows per fate."""
     counts = Counts()
     pairs = Counter(zip(table.column("outcome").to_pylist(), table.column("reason").to_pylist(), strict=True))
     for (outcome, reason), n in pairs.items():
@@ -63,9 +63,9 @@ def counts_of(table: pa.Table) -> Counts:
 
 
 def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = None) -> Counts:
-    """Publish `table` as `file`. The footer carries the counts (and `info`), so status reads no data.
+    """Publish `table` as `file`. The footer holds the counts (and `info`), so that status needs no row data.
 
-    Committing the same chunk again, by a retry or a zombie of a lost cluster, replaces the part with the same rows.
+    Committing a chunk twice, for example by a leftover worker of a lost cluster, replaces the part by the same rows.
     """
     counts = counts_of(table)
     footer = {"counts": counts.as_dict(), "content": content_hash(table), **(info or {})}
@@ -77,7 +77,7 @@ def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = N
 
 
 def content_hash(table: pa.Table) -> str:
-    """Hex digest of the rows, whatever their compression: what tells downstream tables that a part changed."""
+    """Hex digest of the rows, independent of compression; tells downstream tables whether a part has changed."""
     digest = hashlib.sha256()
     with pa.ipc.new_stream(_Hashing(digest), table.schema.remove_metadata()) as writer:
         for batch in table.combine_chunks().to_batches():
@@ -86,7 +86,7 @@ def content_hash(table: pa.Table) -> str:
 
 
 class _Hashing(io.RawIOBase):
-    """A stream that is only hashed."""
+    """A write-only stream that hashes its data."""
 
     def __init__(self, digest: Any) -> None:
         self._digest = digest
@@ -100,7 +100,7 @@ class _Hashing(io.RawIOBase):
 
 
 def part_info(folder: Store, file: str) -> dict:
-    """What `commit_part` put into the footer, plus "num_rows". InputError when the file is damaged."""
+    """The footer written by `commit_part`, plus "num_rows". Raises InputError if the file is damaged."""
     with naming_damage(folder, file), folder.open(file) as f:
         metadata = pq.read_metadata(f)
     stored = (metadata.metadata or {}).get(META)
@@ -109,7 +109,7 @@ def part_info(folder: Store, file: str) -> dict:
 
 @contextmanager
 def naming_damage(folder: Store, file: str) -> Iterator[None]:
-    """Reading a part inside: what Parquet says of a damaged file becomes an InputError with its path and the fix."""
+    """Turn a read error of a damaged part into an InputError that names the path and the fix."""
     try:
         yield
     except FileNotFoundError:

@@ -1,12 +1,12 @@
-"""The output folder of a step that is done as a whole: an assembled set, an export, a training, a measurement.
+"""The output folder of a whole step: an assembled set, an export, a training, a measurement.
 
-    <folder>/_output.json       the record: which job, from what (`fields`), with which configuration, its summary
-    <folder>/…                  whatever the step writes
-    _<name>.staging/            beside the folder, while `write` runs
-    _<name>.old/                the folder that was there before, between the two renames that publish
-    <name>.old-<fingerprint>/   another result that `begin` moved aside
+    <folder>/_output.json       the record: job, identity of the result (`fields`), configuration, summary
+    <folder>/…                  the files that the step writes
+    _<name>.staging/            next to the folder, while `write` runs
+    _<name>.old/                the previous folder, between the two renames that publish the new one
+    <name>.old-<fingerprint>/   a different result that `begin` has moved aside
 
-The record decides: an output is finished when its record holds a summary. It is written last.
+An output is finished if its record holds a summary, which is written last.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ RECORD = "_output.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What `_output.json` holds.
+    """The contents of `_output.json`.
 
-    fields: everything that changes the result; inputs count by their contents.
+    fields: everything that changes the result; inputs are identified by content.
     config: the resolved configuration, for people and for `raysys status`.
-    summary: what the step returned; None until it is finished.
+    summary: the step's return value; None until it is finished.
     """
 
     job: str
@@ -50,12 +50,12 @@ class Record:
 
     @property
     def identity(self) -> str:
-        """For the fields of steps that read this output, e.g. "assemble-0123456789ab"."""
+        """Identifies this output in the fields of steps that read it, e.g. "assemble-0123456789ab"."""
         return f"{self.job}-{fingerprint(self.fields)}"
 
 
 def read_record(folder: str | Path) -> Record | None:
-    """The record of `folder`; None when there is none. InputError when it is damaged."""
+    """The record of `folder`; None if there is none. Raises InputError if it is damaged."""
     store = Store(folder)
     data = store.read_json(RECORD)
     if data is None:
@@ -67,10 +67,10 @@ def read_record(folder: str | Path) -> Record | None:
 
 
 class FolderOutput:
-    """One output folder of one job. Reads the disk at each question; writes only in `write`, `begin` and `finish`.
+    """One output folder of one job. Every query reads the disk; only `write`, `begin` and `finish` write.
 
-    Steps that are redone from the start after a crash use `write`. Steps that go on where they stopped (a training has
-    checkpoints in its folder) use `begin` and `finish`.
+    Steps that start over after a crash use `write`. Steps that resume (a training has checkpoints in its folder) use
+    `begin` and `finish`.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class FolderOutput:
         dry_run: bool = False,
         follows: Collection[str] = (),
     ) -> None:
-        """dry_run: `is_to_do` repairs nothing; nobody calls `write` or `begin`.
+        """dry_run: `is_to_do` repairs nothing; `write` and `begin` must not be called.
 
-        follows: top-level names in `fields`; where only these differ the output is done again without being told, such
-        as clusters after a part was added to their input. keep still keeps.
+        follows: top-level names in `fields`. If only these differ, the output is redone without `on_change`, such as
+        clusters after a part was added to their input; `on_change="keep"` still keeps the old result.
         """
         self.job, self.on_change, self.dry_run, self.follows = job, on_change, dry_run, frozenset(follows)
         self.store = Store(folder)
@@ -99,15 +99,15 @@ class FolderOutput:
         return self.store.url
 
     def record(self) -> Record | None:
-        """What the folder holds; None when it is missing or empty. InputError when it holds anything else.
+        """The folder's record; None if the folder is missing or empty. Raises InputError if it holds anything else.
 
-        A folder that was complete when a run was killed between the two renames counts as the output.
+        If a run was killed between the two renames, this is the record of the folder that will be renamed back.
         """
         is_file = self.store.is_local and Path(self.path).is_file()
         found = None if is_file else read_record(self.path) or self._interrupted()
         if found is None and (self.store.names() or self.store.folders()):
             raise InputError(
-                f"output {self.path} is not empty and not an output of {self.job}", "give a new or empty folder"
+                f"output {self.path} is not empty and is not an output of {self.job}", "give a new or empty folder"
             )
         if found is not None and found.job != self.job:
             raise InputError(
@@ -116,16 +116,16 @@ class FolderOutput:
         return found
 
     def changed(self) -> list[str]:
-        """How `fields` differ from those of the output that is there, e.g. ["seed: 0 → 1"]."""
+        """How `fields` differ from those of the existing output, e.g. ["seed: 0 → 1"]; [] if there is none."""
         found = self.record()
         return [] if found is None else differences(found.fields, self.fields)
 
     def is_to_do(self, redo: Callable[[Record], bool] = lambda _: False) -> bool:
-        """Whether there is work: nothing is there, it is not finished, or on_change = recompute and fields differ.
+        """Whether there is work: the output is missing or unfinished, or fields differ and on_change is "recompute".
 
-        redo: whether a finished output of the same fields is nevertheless done again, such as a trial with --limit.
-        Raises InputError, with the differences, when the folder holds a result of other fields and on_change is refuse;
-        keep takes a finished result as it is and refuses an unfinished one.
+        redo: whether a finished output with the same fields is redone nevertheless, such as a trial with --limit.
+        Raises InputError, listing the differences, if fields differ and on_change is "refuse". With "keep", a finished
+        result is used as it is; an unfinished one raises InputError.
         """
         if not self.dry_run:
             self._settle()
@@ -143,26 +143,27 @@ class FolderOutput:
         if {name for name in names if found.fields.get(name) != self.fields.get(name)} <= self.follows:
             return True
         raise InputError(
-            f"{self.path} was made by {self.job} from something else:" + "".join(f"\n  - {line}" for line in lines),
+            f"{self.path} was made by {self.job} from other settings or inputs:"
+            + "".join(f"\n  - {line}" for line in lines),
             "--on-change recompute replaces it, --on-change keep uses it if it is finished; "
             "or give another output folder",
         )
 
     def state(self) -> str:
-        """For plans: what running the step would meet in the folder."""
+        """For plans: the state in which the step would find the folder."""
         found = self.record()
         if found is None:
             return "new"
         if differences(found.fields, self.fields):
-            return "kept, made from something else" if self.on_change == "keep" else "replaces another result"
+            return "kept, made from other settings" if self.on_change == "keep" else "replaces another result"
         return "finished" if found.is_finished else "unfinished"
 
     def write(self, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-        """Call `build` with an empty local folder; publish what it wrote there, with the record; return its summary.
+        """Call `build` with an empty local folder, publish its files and the record, and return its summary.
 
-        Local folder: the staging folder is renamed into place, and what was there before is deleted after that. A
-        crash leaves the old folder or the new one, complete. Object store: an unfinished record, the files, then the
-        finished record; a crash leaves a folder that counts as unfinished. An exception in `build` changes nothing.
+        On a local disk, the staging folder is renamed into place, then the previous folder is deleted; a crash leaves
+        either the old or the new folder, complete. On an object store, an unfinished record is written, then the files,
+        then the finished record; a crash leaves an unfinished output. An exception in `build` changes nothing.
         """
         if not self.store.is_local:
             with tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
@@ -175,10 +176,10 @@ class FolderOutput:
         return summary
 
     def begin(self) -> None:
-        """Before a step that writes into its folder and can go on there: an unfinished record.
+        """Write an unfinished record, before a step that can resume in its folder.
 
-        A result of other fields is moved to `<name>.old-<fingerprint>` (with a number when that exists). Raises
-        InputError on an object store, where nothing is moved.
+        A finished result, or one with other fields, is first moved to `<name>.old-<fingerprint>` (with a number if that
+        exists). Raises InputError if this is necessary on an object store, where folders cannot be moved.
         """
         found = self.record()
         if found is not None and (self.changed() or found.is_finished):
@@ -186,7 +187,7 @@ class FolderOutput:
         self.store.write_json(RECORD, asdict(self._record(None)))
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """After everything else of a step that called `begin` is written; returns the summary."""
+        """Write the finished record of a step that called `begin`, after all of its files; return the summary."""
         self.store.write_json(RECORD, asdict(self._record(dict(summary))))
         return dict(summary)
 
@@ -201,21 +202,24 @@ class FolderOutput:
 
     def _move_aside(self, digest: str) -> None:
         if not self.store.is_local:
-            raise InputError(f"{self.path}: folders of an object store are not moved", "give another output folder")
+            raise InputError(
+                f"{self.path} holds another result, and folders on an object store cannot be moved aside",
+                "give another output folder",
+            )
         folder = Path(self.path)
         names = (f"{folder.name}.old-{digest}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
         free = next(name for name in names if not folder.with_name(name).exists())
         folder.rename(folder.with_name(free))
 
     def _interrupted(self) -> Record | None:
-        """The record of a complete staging folder whose rename is missing."""
+        """The record that counts after a run was killed between the two renames of `staged`; None otherwise."""
         if not self.store.is_local or Path(self.path).exists() or not _old(Path(self.path)).exists():
             return None
         found = read_record(_staging(Path(self.path)))
         return found if found is not None and found.is_finished else read_record(_old(Path(self.path)))
 
     def _settle(self) -> None:
-        """Make up for the renames that a killed run could not make."""
+        """Complete or undo the renames of a killed run."""
         if self._interrupted() is None:
             return
         folder = Path(self.path)
@@ -226,18 +230,18 @@ class FolderOutput:
 
 @dataclass(frozen=True)
 class FolderStatus:
-    """What `raysys status` says of a folder that is not a table, or is one that a whole step wrote."""
+    """What `raysys status` prints about the output folder of a whole step."""
 
     folder: str
     record: Record | None
     is_being_written: bool
-    """A staging folder lies beside it: a run is writing now, or was killed."""
+    """There is a staging folder: a run is writing now, or was killed."""
     n_files: int
     n_bytes: int
 
 
 def folder_status(folder: str | Path) -> FolderStatus | None:
-    """None when `folder` is not the output of a whole step."""
+    """The status of `folder`; None if it is not the output of a whole step."""
     store = Store(folder)
     record = read_record(store.url)
     writes = store.is_local and _staging(Path(store.url)).exists()
@@ -257,10 +261,10 @@ def _old(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place at the end of the block; after an exception it is removed.
+    """An empty folder that replaces `folder` at the end of the block; it is removed after an exception.
 
-    A killed process leaves it behind under `_<name>.staging`, and the old `folder` as it was; killed between the two
-    renames at the end, it leaves the old folder under `_<name>.old`.
+    A killed process leaves `_<name>.staging` behind and does not change `folder`; if it is killed between the two
+    renames at the end, the old folder is `_<name>.old`.
     """
     staging, old = _staging(folder), _old(folder)
     shutil.rmtree(staging, ignore_errors=True)
@@ -280,10 +284,10 @@ def staged(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_the_disk(folder: Path) -> Iterator[None]:
-    """An OSError within becomes an InputError: no space, no permission, a file in the way."""
+    """Turn an OSError (no space, no permission, a file in the way) into an InputError."""
     try:
         yield
     except OSError as exc:
         raise InputError(
-            f"cannot write into {folder}: {exc.strerror or exc}", "make room or give another output folder"
+            f"cannot write into {folder}: {exc.strerror or exc}", "free disk space or give another output folder"
         ) from exc

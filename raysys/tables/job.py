@@ -1,4 +1,4 @@
-"""What a row job is, as data: a stage, its input, its output. Made by the job modules, run by the engine."""
+"""A row job as data: stage, input, output. Made by the job modules and run by the engine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from raysys.tables.stage import Stage
 
 
 class Environment:
-    """Environment variables that a worker sets before it builds its stage: keys of endpoints.
+    """Environment variables that a worker sets before it builds its stage, such as API keys of endpoints.
 
-    Not a dataclass: Ray Data records the values of those with the pipeline, and may write them to files.
+    Not a dataclass, because Ray Data records the values of dataclasses with the pipeline and may write them to files.
     """
 
     def __init__(self, **variables: str) -> None:
@@ -37,10 +37,10 @@ class Environment:
 class TableJob:
     """A row stage from input parts to one table.
 
-    job: the command; producer: whose rows these are, where several write into one table (default: the job's name).
-    fields: every value that changes the result (makes the fingerprint).
-    load: chunk → items (an Arrow table), in CPU tasks. stage, args: what a worker builds, once.
-    cluster: how the engine runs it (`raysys.engine.config.ClusterConfig`); nothing in this room reads it.
+    job: the command. producer: the name of these rows' writer if several write into one table (default: the job).
+    fields: every value that changes the result; determines the fingerprint.
+    load: chunk → items (an Arrow table), run in CPU tasks. stage, args: built once per worker as `stage(*args)`.
+    cluster: how the engine runs the job (`raysys.engine.config.ClusterConfig`); not used in `raysys.tables`.
     """
 
     job: str
@@ -61,14 +61,14 @@ class TableJob:
         return self.producer or self.job
 
     def build(self) -> Stage:
-        """The stage, in the process that calls it. Raises InputError (no such model …)."""
+        """Build the stage in this process. Raises InputError, for example if a model is missing."""
         self.environment.apply()
         return self.stage(*self.args)
 
 
 @dataclass(frozen=True)
 class Redo:
-    """What a retry does to one chunk: the number of this retry, and its error rows as {position in the part: key}."""
+    """A retry of one chunk: the number of the retry, and the error rows as {position in the part: key}."""
 
     number: int
     rows: Mapping[int, tuple]
@@ -87,7 +87,7 @@ def errors_of(output: Output) -> dict[str, Redo]:
 class TableRun:
     """One run of a job over the chunks of its opened output.
 
-    only: for a retry, {chunk name: what to redo}. limit: only the first chunks, until they hold this many items.
+    only: for a retry, {chunk name: what to redo}. limit: run only the first chunks that together hold this many items.
     """
 
     job: TableJob
@@ -101,18 +101,18 @@ class TableRun:
         return not self.output.is_kept and bool(self.chunks())
 
     def chunks(self) -> list[Chunk]:
-        """The chunks of this run: pending ones (or those to retry) among the first that hold `limit` items."""
+        """The chunks of this run: those that are pending (or to be retried) among the first that hold `limit` items."""
         chosen = {c.name for c in first_items(self.output.chunks, self.limit)}
         waiting = self.output.pending() if self.only is None else [c for c in self.output.chunks if c.name in self.only]
         return [c for c in waiting if c.name in chosen]
 
     def for_workers(self) -> TableRun:
-        """Without the plan: a worker is told its chunks one by one, and a plan may hold 390,000."""
+        """A copy without the plan, which may hold 390,000 chunks; workers get their chunks one by one."""
         return replace(self, job=replace(self.job, parts=(), fields={}), output=replace(self.output, chunks=()))
 
 
 def first_items(chunks: Sequence[Chunk], limit: int | None) -> list[Chunk]:
-    """The first chunks that together hold at least `limit` items; all when there is no limit."""
+    """The first chunks that together hold at least `limit` items; all chunks if there is no limit."""
     chosen: list[Chunk] = []
     n_items = 0
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Joins that are local to a part: every table remembers which SAMPLES part it descends from; nothing is shuffled."""
+"""Joins part by part, without a shuffle: every part of a table records which SAMPLES part it descends from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from raysys.tables.read import Part, TableView
 
 
 class AlignedTable:
-    """A table that descends from SAMPLES, read by the part of SAMPLES that its rows go back to.
+    """A table that descends from SAMPLES, read by SAMPLES part.
 
-    key: the column with the row_id of the sample.
+    key: the column with the sample's row_id.
     """
 
     def __init__(self, view: TableView, key: str = "row_id") -> None:
@@ -21,7 +21,7 @@ class AlignedTable:
             self._by_origin.setdefault(part.origin, []).append(part)
 
     def rows_of(self, part: Part, columns: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """{row_id: row} of everything that goes back to `part`, whatever its outcome: one row per row_id."""
+        """{row_id: row} of all rows that descend from `part`, with any outcome, for tables with one row per row_id."""
         return {row[self._key]: row for row in self._rows(part, columns)}
 
     def all_rows_of(self, part: Part, columns: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Which chunks a table consists of: fixed when it is created, kept in `_plan.json`, extended when inputs are added."""
+"""The chunks of a table: fixed when the table is created, stored in `_plan.json`, extended when inputs are added."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TABLE = "_table.json"
 
 @dataclass(frozen=True)
 class InputPart:
-    """One input file or upstream part. `signature` changes when its contents do.
+    """One input file or upstream part. `signature` changes if its contents change.
 
-    origin: the SAMPLES part that this part descends from, over any number of tables; "" for a raw input file.
+    origin: the SAMPLES part that this part descends from, directly or indirectly; "" for a raw input file.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Chunk:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
-    """12 hex digits of every value that changes the result."""
+    """A hash (12 hex digits) of all values that change the result."""
     canonical = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def chunks_of(parts: Sequence[InputPart], chunk_rows: int) -> list[Chunk]:
-    """Cut every input part into row ranges of `chunk_rows`. Raises InputError when two parts map to one name."""
+    """Split every input part into ranges of `chunk_rows` rows. Raises InputError if two parts map to the same name."""
     chunks, owner = [], {}
     for part in parts:
         stem = part.name.replace("/", "__")
         if (other := owner.setdefault(stem, part.name)) != part.name:
-            raise InputError(f"inputs {other!r} and {part.name!r} would share the part name {stem!r}", "rename one")
+            raise InputError(f"inputs {other!r} and {part.name!r} have the same part name {stem!r}", "rename one")
         for k, start in enumerate(range(0, part.n_items, chunk_rows)):
             chunks.append(Chunk(f"{stem}.{k}", part, start, min(start + chunk_rows, part.n_items)))
     return chunks
@@ -86,7 +86,7 @@ class Output:
     fingerprint: str
     chunks: tuple[Chunk, ...]
     is_kept: bool = False
-    """on_change=keep found other settings or inputs: what is there is used as it is, nothing may be added to it."""
+    """Settings or inputs differ and on_change=keep: existing rows are used as they are, and none may be added."""
 
     def done(self) -> set[str]:
         """Names of the chunks whose part is committed."""
@@ -94,7 +94,7 @@ class Output:
         return {c.name for c in self.chunks if c.file in files}
 
     def pending(self) -> list[Chunk]:
-        """Chunks − listing, in order."""
+        """The chunks without a committed part, in order."""
         done = self.done()
         return [c for c in self.chunks if c.name not in done]
 
@@ -113,7 +113,7 @@ def open_output(
     on_change: OnChange = "refuse",
     dry_run: bool = False,
 ) -> Output:
-    """The output of `producer` at `path`: created, resumed or extended. Nothing is written when `dry_run`.
+    """Create, resume or extend the output of `producer` at `path`. With `dry_run`, nothing is written.
 
     `fields` is everything that changes the result; it makes the fingerprint. Raises InputError when the table holds
     another row type, when the fields differ from the current ones (listing what differs) or when inputs changed or
@@ -153,7 +153,7 @@ def _check_table(table: Store, row_type: RowType, producer: str, fields: dict, d
         return digest
     if info["row_type"] != row_type.name:
         raise InputError(
-            f"output {table.url} holds {info['row_type']} rows, this job writes {row_type.name}",
+            f"output {table.url} holds {info['row_type']} rows, but this job writes {row_type.name}",
             "give another output folder",
         )
     current = info["current"].get(producer)
@@ -165,13 +165,13 @@ def _check_table(table: Store, row_type: RowType, producer: str, fields: dict, d
     differs = "".join(f"\n  - {line}" for line in differences(old, fields))
     raise InputError(
         f"output {table.url} was written by {producer} with other settings:{differs}",
-        "--on-change recompute writes a new version beside the old one, --on-change keep uses the old one; "
+        "--on-change recompute writes a new version next to the old one, --on-change keep uses the old one; "
         "or give another output folder",
     )
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """Human-readable differences of two nested mappings, e.g. "seed: 0 → 1"."""
+    """The differences of two nested mappings as text, e.g. ["seed: 0 → 1"]."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for k in sorted(set(old) | set(new)):
@@ -185,7 +185,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 def _merge_plan(
     folder: Store, stored: dict | None, parts: Sequence[InputPart], chunk_rows: int, on_change: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Stored plan + today's inputs → (plan, files made stale by changed inputs). Stored row ranges stay as they are."""
+    """Stored plan + current inputs → (new plan, stale files of changed inputs). Stored row ranges do not change."""
     if stored is None:
         return _plan(parts, chunk_rows), []
     chunk_rows = stored["chunk_rows"]
@@ -195,9 +195,9 @@ def _merge_plan(
     if (gone or changed) and on_change == "refuse":
         what = [f"{n} is gone" for n in gone] + [f"{n} changed" for n in changed]
         raise InputError(
-            f"inputs of {folder.url} are not what they were: {'; '.join(what[:5])}"
+            f"inputs of {folder.url} have changed since it was created: {'; '.join(what[:5])}"
             + (f" (+{len(what) - 5} more)" if len(what) > 5 else ""),
-            "restore them, or --on-change recompute (redoes only these inputs), or --on-change keep",
+            "restore them, or give --on-change recompute (redoes only these inputs) or --on-change keep",
         )
     stale_parts = [old[n] for n in (*gone, *changed)]
     prefixes = {c.name for c in chunks_of(stale_parts, chunk_rows)}
@@ -207,7 +207,7 @@ def _merge_plan(
 
 
 def _input_changes(stored: dict, parts: Sequence[InputPart]) -> tuple[list[str], list[str]]:
-    """(names of planned inputs that are gone, names of those whose contents changed)."""
+    """(names of planned inputs that are gone, names of inputs whose contents have changed)."""
     old = {p["name"]: p["signature"] for p in stored["inputs"]}
     new = {p.name: p.signature for p in parts}
     return [n for n in old if n not in new], [n for n in new if n in old and new[n] != old[n]]
@@ -221,7 +221,7 @@ def chunk_name_of(file: str) -> str:
 
 
 def _plan(parts: Sequence[InputPart], chunk_rows: int) -> dict[str, Any]:
-    chunks_of(parts, chunk_rows)  # refuses clashing names before anything is written
+    chunks_of(parts, chunk_rows)  # raises for clashing names before anything is written
     return {"chunk_rows": chunk_rows, "inputs": [asdict(p) for p in parts]}
 
 
@@ -239,9 +239,9 @@ def _point(table: Store, row_type: RowType, producer: str, digest: str) -> None:
 def reopen_output(
     path: str, producer: str, digest: str, fields: Mapping[str, Any], parts: Sequence[InputPart]
 ) -> Output:
-    """An existing output, to have rows of it made again exactly as the others were.
+    """An existing output, for a retry of some of its rows with the same settings and inputs.
 
-    InputError when `fields` or the contents of an input part differ. Inputs that were added since do not matter.
+    Raises InputError if `fields` or the contents of an input part differ. Added inputs do not matter.
     """
     output = load_output(path, producer, digest)
     stored = output.folder.read_json(PLAN)
@@ -250,8 +250,8 @@ def reopen_output(
     if lines:
         differs = "".join(f"\n  - {line}" for line in lines)
         raise InputError(
-            f"rows of {output.folder.url} cannot be made again as the others were, something changed since:{differs}",
-            "undo that, or run the job itself with --on-change recompute",
+            f"rows of {output.folder.url} cannot be retried, because settings or inputs have changed:{differs}",
+            "undo the change, or run the job itself with --on-change recompute",
         )
     return output
 
@@ -265,7 +265,7 @@ def planned_inputs(path: str, producer: str) -> list[InputPart]:
 
 
 def load_output(path: str, producer: str, digest: str) -> Output:
-    """An existing output as its plan describes it."""
+    """An existing output, as described by its plan. Raises InputError if it has no plan."""
     table = Store(path)
     folder = table.sub(folder_name(producer, digest))
     plan = folder.read_json(PLAN)

@@ -1,8 +1,8 @@
-"""One chunk through one stage, so that every item ends as exactly one fate whatever happens to it.
+"""Run one chunk through one stage, so that every item gets exactly one fate, whatever happens.
 
-An exception in a stage is narrowed down by halving until the failing items stand alone as error rows. An item that
-kills its worker leaves no exception: `AttemptLog` counts on storage how often a chunk was begun, and after
-`MAX_ATTEMPTS` the chunk is run item by item until the culprit is known and recorded as `worker_died`.
+If a stage raises, the chunk is halved repeatedly until only the failing items become error rows. An item that kills its
+worker leaves no exception: `AttemptLog` counts on storage how often a chunk was started, and after `MAX_ATTEMPTS` the
+chunk is processed item by item until the culprit is found and recorded as `worker_died`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from raysys.tables.stage import Stage
 from raysys.tables.store import Store
 
 MAX_ATTEMPTS = 3
-"""Starts of one chunk before it is suspected of killing its worker (a preempted node costs one)."""
+"""Starts of a chunk before it is suspected of killing its worker. A preempted node also costs one start."""
 MAX_ITEM_DEATHS = 2
-"""Deaths with one single item in hand before that item is blamed: one may be a preemption."""
+"""Deaths of a worker with the same single item before that item is blamed; one death may be a preemption."""
 
 
 class AttemptLog:
-    """How often a chunk was begun and which item was in hand: a small JSON file that outlives the worker."""
+    """How often a chunk was started and which item was being processed: a small JSON file that outlives the worker."""
 
     def __init__(self, folder: Store, chunk_name: str) -> None:
         self._store = folder.sub("_attempts")
@@ -35,7 +35,7 @@ class AttemptLog:
 
     def begin(self) -> None:
         state = self._state
-        if state["running"] is not None:  # whoever held this item did not come back
+        if state["running"] is not None:  # the worker that processed this item died
             state["deaths"][state["running"]] = state["deaths"].get(state["running"], 0) + 1
         state["running"] = None
         state["attempts"] += 1
@@ -46,13 +46,13 @@ class AttemptLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        """Only a death leaves the file behind; a broken worker is about to die."""
+        """Delete the file, unless the worker is broken: it is about to die, which must be counted."""
         if kind is None or not issubclass(kind, WorkerBroken):
             self.finish()
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the next start of this chunk is to be item by item."""
+        """Whether the next start of this chunk must run item by item."""
         return self._state["attempts"] >= MAX_ATTEMPTS
 
     @property
@@ -74,10 +74,10 @@ class AttemptLog:
 
 
 def process_chunk(items: pa.Table, stage: Stage, row_type: RowType, log: AttemptLog | None = None) -> pa.Table:
-    """`items` through `stage` as a table of `row_type` that holds exactly the rows these items call for.
+    """Run `items` through `stage`; return a table of `row_type` with exactly the rows that these items require.
 
-    The keys of a keyed stage are known from the items (`stage.expand`); else only their number is checked (ingest:
-    one row per item, its id is read from the shard).
+    For a keyed stage, the expected keys are known from the items (`stage.expand`). Otherwise only the number of rows is
+    checked (ingest: one row per item, whose id is read from the shard).
     """
 
     def run(piece: pa.Table) -> pa.Table:
@@ -99,17 +99,17 @@ def _checked(items: pa.Table, stage: Stage, row_type: RowType) -> pa.Table:
 
 
 def keys_called_for(item: dict[str, Any], stage: Stage, row_type: RowType) -> list[tuple]:
-    """The keys that an item must end as."""
+    """The keys of the rows that an item must result in."""
     return [tuple(row[c] for c in row_type.key) for row in stage.expand(item)]
 
 
 def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table]) -> list[Any]:
-    """Results of `run` over the largest pieces that do not raise; single items that raise become error rows."""
+    """Results of `run` for the largest pieces that do not raise; single items that raise become error rows."""
     if len(items) == 0:
         return []
     try:
         return [run(items)]
-    except (InputError, WorkerBroken):  # the command itself is wrong (disk full …), or the worker: no row's fault
+    except (InputError, WorkerBroken):  # the command (disk full …) or the worker is at fault, not a row
         raise
     except Exception as exc:
         if len(items) == 1:

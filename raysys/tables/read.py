@@ -1,4 +1,4 @@
-"""Reading tables: current fingerprints, retries merged over the rows they replace, part by part."""
+"""Read tables part by part: the current fingerprint of each producer, with retried rows replacing error rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raysys.tables.store import Store
 
 T = TypeVar("T")
 N_READERS = 16
-"""Parts of an object store that are read at once."""
+"""Number of parts read from an object store at the same time."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
     files: tuple[str, ...]  # the part, then its retries in order
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows, every key once: error rows that a retry covers are replaced in place."""
+        """All rows, with every key once: retried rows replace the error rows in place."""
         key = self.output.row_type.key
         wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "outcome"]))
         table = _read(self.output.folder, self.files[0], wanted)
@@ -48,7 +48,7 @@ class Part:
         return table if columns is None else table.select(list(columns))
 
     def as_input(self) -> InputPart:
-        """This part as the input of a downstream table: its signature changes with the rows of any of its files."""
+        """This part as the input of a downstream table. Its signature changes if rows in any of its files change."""
         store = self.output.folder
         infos = [part_info(store, file) for file in self.files]
         contents = ";".join(f"{file}:{info['content']}" for file, info in zip(self.files, infos, strict=True))
@@ -57,20 +57,20 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Unique in its table: where several producers write into one table, they share the chunk names."""
+        """Unique in its table: includes the producer if several producers share chunk names."""
         shared = self.output.row_type.many_producers
         return f"{self.output.producer}/{self.chunk.name}" if shared else self.chunk.name
 
     @property
     def origin(self) -> str:
-        """The SAMPLES part that this one descends from: itself, when it was made from a raw input."""
+        """The SAMPLES part that this part descends from; the part itself if it was made from a raw input."""
         return self.chunk.part.origin or self.chunk.name
 
 
 def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
-    # Arrow's threads drop what they hold a moment after the rows are here. Were that a Python object, a process that
-    # ends in this moment would be aborted, all its work done: so no Python file and threads together. And not
-    # pq.read_table: its dataset reader prefetches in threads whatever it is told.
+    # Arrow's threads release their objects shortly after the rows are returned. If one of these is a Python file, a
+    # process that exits at this moment is aborted, so Python files are read without threads. pq.read_table is not used,
+    # because its dataset reader always prefetches in threads.
     with naming_damage(folder, file):
         if folder.is_local:
             with pq.ParquetFile(folder.path(file)) as parquet:
@@ -80,7 +80,7 @@ def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
 
 
 def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Sequence[int] | None) -> pa.Table:
-    """`table` with the rows at `replaces` replaced by those of `newer`; None = the rows with the same keys."""
+    """`table` with the rows at positions `replaces` (None = those with the same keys) replaced by those of `newer`."""
     if replaces is None:
         position = {k: i for i, k in enumerate(keys_of(table, key))}
         replaces = [position[k] for k in keys_of(newer, key)]
@@ -92,7 +92,7 @@ def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Seq
 
 @dataclass(frozen=True)
 class TableView:
-    """A table as its readers see it: the current output of each producer."""
+    """A table as readers see it: the current output of each producer."""
 
     store: Store
     outputs: tuple[Output, ...]
@@ -112,15 +112,15 @@ class TableView:
 
     @property
     def identity(self) -> str:
-        """Which results these are, e.g. "ingest-0123456789ab"; several producers are joined by "+"."""
+        """Identifies these results, e.g. "ingest-0123456789ab"; several producers are joined by "+"."""
         return "+".join(f"{o.producer}-{o.fingerprint}" for o in self.outputs)
 
     @property
     def lineage(self) -> str | None:
         """The part of `identity` that goes into the fingerprint of a row table made from this one.
 
-        None where several producers write: one more of them brings new input parts and leaves the finished ones alone.
-        Which version of a producer made a part is in the part's signature.
+        None if several producers may write this table: an additional producer adds input parts and does not change the
+        finished ones. The version of the producer that made a part is included in the part's signature.
         """
         return None if self.row_type.many_producers else self.identity
 
@@ -137,14 +137,14 @@ class TableView:
             yield table if columns is None else table.select(list(columns))
 
     def counts(self) -> Counts:
-        """Fates after retries. Footers only, unless a part was retried."""
+        """Counts of fates after retries. Reads only footers, except for parts that were retried."""
         total = Counts()
         for counts in for_parts(_counts_of, self.parts):
             total.merge(counts)
         return total
 
     def inputs(self) -> list[InputPart]:
-        """The parts as inputs of a downstream table. Reads one footer per file, once per view."""
+        """The parts as inputs of a downstream table. Reads one footer per file and caches the result."""
         return self._inputs
 
     @cached_property
@@ -153,7 +153,7 @@ class TableView:
 
 
 def for_parts(function: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
-    """`function` of each part, in order. On object stores N_READERS are asked at once: a part is some round trips."""
+    """`function` of each part, in order. On object stores, N_READERS parts are read at once to hide latency."""
     if all(part.output.folder.is_local for part in parts):
         yield from map(function, parts)
         return
@@ -174,7 +174,7 @@ def _counts_of(part: Part) -> Counts:
 
 
 def parts_of(output: Output) -> list[Part]:
-    """The committed parts of one output, each with its retries."""
+    """The committed parts of one output, with their retries."""
     files: dict[str, list[str]] = {}
     for name in output.folder.names(".parquet"):
         files.setdefault(chunk_name_of(name), []).append(name)
@@ -192,13 +192,15 @@ def _retry_number(file: str) -> int:
 
 
 def open_table(path: str, row_type: RowType | None = None) -> TableView:
-    """The table at `path`. InputError when there is none, or when it holds other rows than `row_type`."""
+    """The table at `path`. Raises InputError if there is none or if its rows are not of `row_type`."""
     store = Store(path)
     info = store.read_json(TABLE)
     if info is None:
         raise InputError(f"{store.url} is not a raysys table (no {TABLE})", "run the job that writes it first")
     if row_type is not None and info["row_type"] != row_type.name:
-        raise InputError(f"{store.url} holds {info['row_type']} rows, {row_type.name} expected", "give the right table")
+        raise InputError(
+            f"{store.url} holds {info['row_type']} rows, expected {row_type.name} rows", "give the right table"
+        )
     outputs = tuple(load_output(store.url, producer, digest) for producer, digest in info["current"].items())
     return TableView(store, outputs)
 
@@ -210,7 +212,7 @@ def version_of(*views: TableView | None) -> str:
 
 
 def error_rows(part: Part) -> dict[int, tuple]:
-    """{position in the part: key} of the rows that still stand as errors."""
+    """{position in the part: key} of the rows that are still errors after retries."""
     key = part.output.row_type.key
     table = part.read([*key, "outcome"])
     pairs = zip(keys_of(table, key), table["outcome"].to_pylist(), strict=True)

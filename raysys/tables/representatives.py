@@ -1,6 +1,6 @@
-"""SAMPLES ⋈ DUPLICATES, written once: which images stay after dedup, under the strictest license of their cluster.
+"""The join SAMPLES ⋈ DUPLICATES: which images remain after dedup, under the strictest license of their cluster.
 
-Without a DUPLICATES table every kept sample stays, under its own license.
+Without a DUPLICATES table, every kept sample remains, under its own license.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from raysys.tables.plan import Chunk, InputPart
 from raysys.tables.read import Part, TableView, open_table, version_of
 
 LEFT_OUT = "left_out"
-"""Column of a join: why a kept sample is not used, `duplicate_of:<row_id>` …; null for a representative."""
+"""Column of the join: why a kept sample is not used, e.g. `duplicate_of:<row_id>`; null for a representative."""
 NOT_DEDUPLICATED = "not_deduplicated"
-"""Left out because the DUPLICATES table does not have it: it was made before the sample came."""
+"""Reason for a sample that is missing in the DUPLICATES table, because it was added after dedup."""
 _FROM_CLUSTER = ("cluster_size", "sources")
 
 
 class Representatives:
-    """The join of a SAMPLES and a DUPLICATES table, part by part; nothing is shuffled."""
+    """The join of a SAMPLES and a DUPLICATES table, part by part, without a shuffle."""
 
     def __init__(self, samples: TableView, duplicates: TableView | None) -> None:
         self.samples, self.duplicates = samples, duplicates
@@ -40,23 +40,23 @@ class Representatives:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """For the fields of what is made from this join."""
+        """Identifies the joined tables in the fields of outputs made from them."""
         return {
             "samples": self.samples.identity,
             "duplicates": None if self.duplicates is None else self.duplicates.identity,
         }
 
     def rows_of(self, part: Part, columns: Sequence[str]) -> pa.Table:
-        """The representatives of a part of samples.
+        """The representatives of a SAMPLES part.
 
-        columns: of SAMPLES, and of the cluster `cluster_size` (1 without DUPLICATES) and `sources`. `license` is the
-        strictest of the cluster; where that is not the sample's own, `license_evidence` says so.
+        columns: columns of SAMPLES, and `cluster_size` (1 without DUPLICATES) and `sources` of the cluster. `license`
+        is the strictest of the cluster; if that is not the sample's own, `license_evidence` says so.
         """
         table = self.with_left_out(part, columns)
         return table.filter(pc.is_null(table[LEFT_OUT])).select(list(columns))
 
     def with_left_out(self, part: Part, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pa.Table:
-        """The same of every kept sample in rows [start, stop) of the part, with the column `left_out`."""
+        """As `rows_of`, but for every kept sample in rows [start, stop) of the part, with the column `left_out`."""
         own = [c for c in columns if c not in _FROM_CLUSTER]
         table = part.read(list(dict.fromkeys([*own, "row_id", "outcome"])))
         table = table.slice(start, None if stop is None else stop - start)
@@ -74,7 +74,7 @@ class Representatives:
         return table.select([*columns, LEFT_OUT])
 
     def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """`rows_of` each part of samples, in order."""
+        """`rows_of` for each SAMPLES part, in order."""
         return (self.rows_of(part, columns) for part in self.samples.parts)
 
     def ids(self) -> set[str]:
@@ -82,10 +82,10 @@ class Representatives:
         return {row_id for table in self.parts(["row_id"]) for row_id in table["row_id"].to_pylist()}
 
     def inputs(self, columns: Sequence[str] = ()) -> list[InputPart]:
-        """The parts of samples as inputs of a job that takes only representatives.
+        """The SAMPLES parts as inputs of a job that reads only representatives.
 
-        Their signature changes when other rows represent (with `license` in `columns`, also when a license of theirs
-        changes), not when a cluster merely grows.
+        A part's signature changes if its set of representatives changes, or one of `license`, `cluster_size` and
+        `sources` that is in `columns`; otherwise not when a cluster merely grows.
         """
         given = self.samples.inputs()
         if self._clusters is None:
@@ -103,9 +103,9 @@ class Representatives:
 
 @dataclass(frozen=True)
 class RepresentativeRows:
-    """Loads the representatives of a chunk of samples: the input of row jobs. Picklable.
+    """Loads the representatives of a chunk of SAMPLES, as the input of row jobs. Picklable.
 
-    version: changes with the contents of the tables, so that a worker's cached listing is never a stale one.
+    version: changes with the contents of the tables, so that a worker never uses a stale cached listing.
     """
 
     samples: str
@@ -133,7 +133,7 @@ def _join(samples: str, duplicates: str | None, _version: str) -> Representative
 
 
 def _strictest_licenses(table: pa.Table, clusters: Sequence[dict[str, Any] | None]) -> pa.Table:
-    """`license` and `license_evidence`, where the table has them, as the clusters say."""
+    """Replace `license` and `license_evidence`, if the table has them, by those of the clusters."""
     if "license" not in table.column_names:
         return table
     own = table["license"].to_pylist()

@@ -1,6 +1,6 @@
-"""What a job would do (`Plan`) and what it did (`Summary`): one step per table or folder that the job writes.
+"""What a job would do (`Plan`) and what it has done (`Summary`), with one step per table or folder that it writes.
 
-Jobs return them, the command line prints them, a study collects them. All values are plain and go into JSON.
+Jobs return them, the command line prints them, a study collects them. All values are JSON-serializable.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from raysys.tables.plan import Output
 from raysys.tables.read import TableView
 
 State = Literal["done", "nothing to do", "kept"]
-"""done: this run finished or added something. kept: made from something else and kept by --on-change keep."""
+"""done: this run has finished or extended the output. kept: made from other settings, kept by --on-change keep."""
 
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What a row job would do to one table. In a retry, `pending_items` are the rows that would be made again."""
+    """What a row job would do to one table. In a retry, `pending_items` is the number of rows to redo."""
 
     job: str
     output: str
@@ -70,7 +70,7 @@ class FolderPlan:
 
 @dataclass(frozen=True)
 class TableSummary:
-    """One output of a row job after a run. `rows`: fates after retries, as `Counts.as_dict`; `meters`: of this run."""
+    """One output of a row job after a run. rows: fates after retries, as `Counts.as_dict`. meters: of this run."""
 
     job: str
     output: str
@@ -110,7 +110,7 @@ class TableSummary:
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """One output of a whole step after a run; `values` is what its record holds as summary."""
+    """One output of a whole step after a run. values: the summary in its record."""
 
     job: str
     output: str
@@ -131,10 +131,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a job did.
+    """What a job has done.
 
-    facts: what the job says about all its steps together, JSON-able.
-    tables: {title: rows}, small tables for people. notes: what a user should know beside the numbers.
+    facts: values about all steps together, JSON-serializable.
+    tables: {title: rows}, small tables for people. notes: what users should know besides the numbers.
     """
 
     steps: Mapping[str, TableSummary | FolderSummary]

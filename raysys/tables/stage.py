@@ -1,4 +1,4 @@
-"""What every row job does to its rows: the base class of stages."""
+"""The base class of stages: what a row job does to its rows."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ Row = dict[str, Any]
 
 
 class Stage(ABC):
-    """Items (an Arrow table) in, rows of one row type out. Built once per worker: the constructor loads the model.
+    """Maps items (an Arrow table) to rows of one row type. Built once per worker: the constructor loads the model.
 
-    A subclass gives `name` (it stands in the `stage` column of rows that failed), `__call__`, and `expand` where an
-    item ends as something else than one row with its `carried` columns.
+    Subclasses define `name` (written to the `stage` column of error rows), `__call__`, and `expand` unless each item
+    results in exactly one row with its `carried` columns.
     """
 
     name: str
 
     carried: ClassVar[tuple[str, ...]] = ("row_id",)
-    """Columns of an item that its row has too, whatever its fate: the key at least."""
+    """Columns that are copied from an item to its row, whatever its fate; at least the key."""
 
     keyed: ClassVar[bool] = True
-    """The keys of the rows follow from the items. False: one row per item in order, its key is found on the way."""
+    """Whether the keys of the rows are known from the items. False = one row per item, in order, with any key."""
 
     heavy: ClassVar[bool] = False
-    """A model is loaded: the stage gets a pool of actors. False: it runs in the task that reads the chunk."""
+    """Whether the stage loads a model and runs in an actor pool. False = it runs in the task that reads the chunk."""
 
     @abstractmethod
     def __call__(self, items: pa.Table) -> Sequence[Row] | pa.Table:
-        """The rows of all items. May raise: the items that cause it become error rows."""
+        """The rows of all items. If it raises, the items that cause the exception become error rows."""
 
     def expand(self, item: Row) -> list[Row]:
-        """The rows that `item` must end as, without their fate: keys and the columns that are known before."""
+        """The rows that `item` must result in, without fates: keys and the columns known beforehand."""
         return [{column: item[column] for column in self.carried}]
 
     @final
     def failed(self, item: Row, fate: Row) -> list[Row]:
-        """The rows of an item that met `fate` as a whole."""
+        """The rows of an item, all with the same `fate`."""
         return [{**row, **fate} for row in self.expand(item)]

@@ -1,4 +1,4 @@
-"""Files in one folder, local or object store: list, read, and write so that no reader ever sees half a file."""
+"""Files in one folder, on a local disk or an object store: list, read, and write atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from raysys.errors import InputError
 
 
 class Store:
-    """One folder on the local disk or behind an fsspec URL (s3://, gs://, memory:// …). Cheap; picklable.
+    """One folder on the local disk or at an fsspec URL (s3://, gs://, memory:// …). Cheap to create; picklable.
 
-    Commit is one `os.replace` (local) or one PUT of a finished buffer (object store): an exception inside an open
-    object-store stream would publish a truncated object, so streams are never used for writing.
+    A write is one `os.replace` (local) or one PUT of a complete buffer (object store). Streams are never used for
+    writing, because an exception while an object-store stream is open would publish a truncated object.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -41,7 +41,7 @@ class Store:
         return fsspec.core.url_to_fs(self.url)
 
     def names(self, suffix: str = "") -> list[str]:
-        """Names of the files directly in this folder, sorted; temporary files are left out; [] when it is missing."""
+        """Sorted names of the files directly in this folder, without temporary files; [] if the folder is missing."""
         return [n for n in self._entries("file") if n.endswith(suffix) and not n.startswith("_tmp-")]
 
     def folders(self) -> list[str]:
@@ -68,7 +68,7 @@ class Store:
         return {n: s for n, s in sorted(named.items()) if n.endswith(suffix) and not n.startswith("_tmp-")}
 
     def tree_sizes(self) -> dict[str, int]:
-        """{path below this folder: bytes} of every file in it and in its folders."""
+        """{path relative to this folder: bytes} of all files in it, recursively."""
         fs, root = self._fs
         found = fs.find(root, detail=True)
         return {path[len(root) :].lstrip("/"): entry["size"] for path, entry in sorted(found.items())}
@@ -86,9 +86,9 @@ class Store:
             return f.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Publish a finished buffer under `name`, replacing what was there, atomically.
+        """Write a complete buffer to `name`, atomically replacing an existing file.
 
-        Raises InputError when the disk is full or read-only; nothing already written is touched.
+        Raises InputError if the disk is full or read-only; existing files are not changed.
         """
         if not self.is_local:
             fs, root = self._fs
@@ -107,16 +107,16 @@ class Store:
             tmp.unlink(missing_ok=True)
             raise InputError(
                 f"cannot write {target} ({len(data):,} bytes): {exc.strerror or exc}",
-                "make room or give another output folder, then run the same command again: it goes on where it stopped",
+                "free disk space or give another output folder, then run the same command again: it resumes",
             ) from exc
 
     def append(self, name: str, data: bytes) -> None:
-        """Add to the end of a local file, in one write: for logs, never for tables."""
+        """Append to a local file in one write: for logs, never for tables."""
         with open(self.path(name), "ab") as f:
             f.write(data)
 
     def remove(self, name: str) -> None:
-        """Delete one file; missing is fine (a zombie may have been faster)."""
+        """Delete one file. A missing file is not an error: another worker may have deleted it."""
         fs, root = self._fs
         try:
             fs.rm_file(f"{root}/{name}")
@@ -124,7 +124,7 @@ class Store:
             return
 
     def read_json(self, name: str) -> Any:
-        """The JSON in a file; None when there is no such file."""
+        """The JSON value in a file; None if the file does not exist. Raises InputError if it is damaged."""
         try:
             return json.loads(self.read(name))
         except FileNotFoundError:
@@ -137,7 +137,7 @@ class Store:
 
 
 def iter_temporaries(store: Store) -> Iterator[str]:
-    """Left-over temporary files of killed writers: harmless, reported by verify."""
+    """Names of temporary files left by killed writers; they are harmless, `verify` reports them."""
     fs, root = store._fs
     try:
         entries = fs.ls(root, detail=True)

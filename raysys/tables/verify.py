@@ -1,4 +1,4 @@
-"""What a table holds and whether it is whole: status (footers only) and verify (reads everything)."""
+"""What a table holds and whether it is complete: status (reads footers only) and verify (reads everything)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def status(path: str) -> list[OutputStatus]:
 
 @dataclass
 class Verification:
-    """Everything wrong with a table; `ok` when nothing is."""
+    """The problems found in a table; `ok` if there are none."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -66,9 +66,8 @@ class Verification:
 
 
 def verify(path: str) -> Verification:
-    """Read the whole table: every chunk there and readable, schema right, every key once, counts conserved.
-
-    Memory: 8 bytes per row (hashes of the keys), for the check across parts.
+    """Read the whole table and check that every chunk is present and readable, the schema is right, every key occurs
+    once, and counts are conserved. Needs 8 bytes of memory per row (key hashes) for the check across parts.
     """
     view = open_table(path)
     result = Verification()
@@ -91,7 +90,7 @@ def _foreign_files(output: Output, result: Verification) -> None:
     names = {c.name for c in output.chunks}
     foreign = [n for n in output.folder.names(".parquet") if chunk_name_of(n) not in names]
     if foreign:
-        result.problems.append(f"{output.producer}: {len(foreign)} parts that no chunk calls for, e.g. {foreign[0]}")
+        result.problems.append(f"{output.producer}: {len(foreign)} parts belong to no chunk, e.g. {foreign[0]}")
     if temporaries := sum(1 for _ in iter_temporaries(output.folder)):
         result.notes.append(f"{output.producer}: {temporaries} temporary files of killed writers (harmless)")
 
@@ -104,13 +103,13 @@ def _verify_part(part: Part, result: Verification, hashes: list[np.ndarray]) -> 
         result.problems.append(f"{where}: {exc}")
         return
     if table.schema.remove_metadata() != row_type.schema:
-        result.problems.append(f"{where}: schema is not that of {row_type.name}")
+        result.problems.append(f"{where}: the schema is not that of {row_type.name}")
         return
     keys = keys_of(table, row_type.key)
     if len(set(keys)) != len(keys):
         result.problems.append(f"{where}: {len(keys) - len(set(keys))} keys occur twice")
     if strange := set(table["outcome"].to_pylist()) - set(OUTCOMES):
-        result.problems.append(f"{where}: outcomes {sorted(map(str, strange))} are none of {OUTCOMES}")
+        result.problems.append(f"{where}: outcomes {sorted(map(str, strange))} are not in {OUTCOMES}")
         return
     counts = counts_of(table)
     if counts.total != len(keys):

@@ -1,4 +1,4 @@
-"""A batch of the training set → what the denoiser sees and must predict: fusion, mitigations, dropout, noise."""
+"""Training-set batch → the denoiser's inputs and targets: fusion, caption mitigation, dropout, noise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from raysys.training.objectives import add_noise, min_snr_weights, prediction_ta
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """One micro batch."""
+    """The denoiser's inputs and targets for one micro batch of b samples."""
 
     noisy_latents: torch.Tensor  # [b, C, h, w]
     timesteps: torch.Tensor  # int64 [b]
@@ -45,7 +45,7 @@ class ModelInputs:
 
 
 class BatchMaker:
-    """Turns loader batches into model inputs, by one config. All randomness comes from (seed, position)."""
+    """Turns loader batches into model inputs. All randomness is derived from (seed, position)."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class BatchMaker:
         self.empty_caption = self._encode([""])  # encoded once
 
     def make(self, batch: LatentBatch, positions: Sequence[int]) -> ModelInputs:
-        """Model inputs of samples that have these positions in the global sequence."""
+        """Model inputs of the samples at `positions` in the global sample sequence."""
         config, seed, latents = self.config, self.seed, batch.latents
         draws = draw_batch(seed, positions, latents.shape[1:], len(self.alphas_cumprod), config.caption_dropout)
         bucket, drawn = None, []
@@ -74,7 +74,7 @@ class BatchMaker:
             drawn = [bucket.draw(sample_rng(seed, "fusion", position)) for position in positions]
             latents = fuse_latents(latents, bucket.latents[drawn], config.fusion.w_lat)
         conditioning = self._conditioning(batch, positions, bucket, drawn)
-        # Dropout comes last: guidance needs the state of the plain empty caption, unfused.
+        # Dropout comes last: classifier-free guidance needs the text states of the empty caption without fusion.
         conditioning = Conditioning.where(draws.caption_dropped, self.empty_caption, conditioning)
         weights = None
         if config.min_snr_gamma is not None:
@@ -83,7 +83,7 @@ class BatchMaker:
         return self._inputs(latents, draws.noise, draws.timesteps, conditioning, weights)
 
     def make_plain(self, batch: LatentBatch, positions: Sequence[int], stream: int) -> ModelInputs:
-        """The same without fusion, mitigation, dropout and weights, from another random stream: for validation."""
+        """For validation: no fusion, mitigation, dropout or loss weights. `stream` is used as the seed of the noise."""
         draws = draw_batch(stream, positions, batch.latents.shape[1:], len(self.alphas_cumprod), 0.0)
         return self._inputs(batch.latents, draws.noise, draws.timesteps, batch.conditioning, None)
 
@@ -120,7 +120,7 @@ class BatchMaker:
         return found
 
     def _encode(self, captions: Sequence[str]) -> Conditioning:
-        """In the encoder's own precision, also under the training's autocast."""
+        """Encode with autocast disabled, so that the encoder keeps its own precision."""
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             return self.text_encoder.encode(captions).conditioning
 
@@ -146,7 +146,7 @@ def rewritten_captions(
     seed: int,
     tokenizer: Tokenizer,
 ) -> list[str]:
-    """Captions after the caption mitigation, then joined with their fusion captions (token level)."""
+    """Apply the caption mitigation, then, with token-level fusion, append the fusion captions."""
     transform = CAPTION_TRANSFORMS.get(mitigation.kind)
     if transform is not None:
         captions = [

@@ -1,11 +1,11 @@
-"""Checkpoints for exact resume, written by every worker, in the background, and resumable by any number of workers.
+"""Checkpoints for exact resume: written by all workers in the background, loadable with any number of workers.
 
-    shard-00001-model-00001-of-00001.safetensors   one per worker: its part of weights, average, optimizer state
+    shard-00001-model-00001-of-00001.safetensors   one per worker: its shard of weights, EMA and optimizer state
     state.json                                     step, position, identity; written last, by rank 0
 
-The files are torch.distributed.checkpoint's in its safetensors form: nothing in them runs code when loaded. A tensor's
-name is model/…, ema/… or optimizer/…, whatever the modules are wrapped in. There is no generator state: every random
-number is a function of (seed, sample position) or (seed, step, rank), and step and position are saved.
+The files are written by torch.distributed.checkpoint in its safetensors format, so loading them never executes code.
+Tensors are named model/…, ema/… or optimizer/…, independent of DDP or FSDP2 wrapping. No generator state is saved:
+every random number is a function of (seed, sample position) or (seed, step, rank), and step and position are saved.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MODEL, EMA, OPTIMIZER = "model", "ema", "optimizer"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a training stands: after `step` optimizer steps.
+    """The state of a training after `step` optimizer steps, without its tensors.
 
-    loader: the position behind the last batch. identity: what the training is (config, data, models by contents).
+    loader: the loader's position after the last batch. identity: config, and content hashes of data and models.
     """
 
     step: int
@@ -51,14 +51,14 @@ class TrainState:
 
 @dataclass
 class Trained:
-    """The objects of a training that have state."""
+    """The objects of a training whose tensors are saved."""
 
     modules: dict[str, torch.nn.Module]  # not wrapped for DDP; sharded in place by FSDP2
     optimizer: torch.optim.Optimizer
     ema: Ema
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything a checkpoint holds, by name: the tensors themselves, not copies."""
+        """All tensors of a checkpoint by name; they share memory with the training."""
         found = {f"{MODEL}/{name}": x for name, x in named_state(self.modules).items()}
         found |= {f"{EMA}/{name}": x for name, x in self.ema.shadow.items()}
         for name, state in self._optimizer_state()["state"].items():
@@ -66,9 +66,9 @@ class Trained:
         return found
 
     def load(self, folder: Path, state: TrainState, group: dist.ProcessGroup | None) -> None:
-        """Take over a checkpoint, whatever number of workers wrote it. `group`: for the workers' collective calls."""
+        """Load a checkpoint written by any number of workers. `group`: process group of the collective calls."""
         tensors = self.tensors()
-        _read(folder, tensors, group)  # in place: modules and average are loaded by it
+        _read(folder, tensors, group)  # in place: this already loads the modules and the EMA
         self.ema.updates = state.ema_updates
         saved = self._optimizer_state()
         for name, values in saved["state"].items():
@@ -84,9 +84,9 @@ class Trained:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in the background; `publish` hands it to the worker when all have written.
+    """Writes one checkpoint at a time in the background; `publish` passes it to the worker once all have written.
 
-    Collective calls of the background thread have a process group of their own: those of the loop go on meanwhile.
+    The background thread has its own process group, so that its collective calls do not mix with those of the loop.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -97,16 +97,16 @@ class CheckpointWriter:
 
     @property
     def writing(self) -> int:
-        """The step of the checkpoint that is not published yet; 0 = none."""
+        """The step of the checkpoint that is not yet published; 0 = none."""
         return 0 if self._state is None else self._state.step
 
     @property
     def written(self) -> int:
-        """The step of the newest checkpoint that this worker has finished writing, when it is not published; else 0."""
+        """The step of the unpublished checkpoint if this worker has finished writing it, else 0."""
         return self.writing if self._future is not None and self._future.done() else 0
 
     def start(self, trained: Trained, state: TrainState, metrics: dict[str, float]) -> None:
-        """Copy the state and write the copy in the background; the training may go on as soon as this returns."""
+        """Copy the state and write the copy in the background; training may continue as soon as this returns."""
         self.publish()
         self._folder, self._state, self._metrics = self._worker.checkpoint_folder(state.step), state, metrics
         self._future = dcp.async_save(
@@ -116,9 +116,10 @@ class CheckpointWriter:
         )
 
     def publish(self) -> None:
-        """Wait for the checkpoint being written, on every worker, and make it known. Nothing to do when there is none.
+        """Wait until every worker has written the checkpoint, then publish it. Does nothing if none is being written.
 
-        Raises what stopped the writing (InputError for a full disk); the checkpoint is never found then.
+        Raises InputError for a disk error (such as a full disk) and RuntimeError for any other; the incomplete
+        checkpoint is then never published.
         """
         if self._future is None or self._state is None:
             return
@@ -130,14 +131,14 @@ class CheckpointWriter:
         except (OSError, CheckpointException) as exc:
             raise _named(exc, self._folder) from exc
         if self.group is not None:
-            dist.barrier(self.group)  # rank 0's state.json is there before any worker gives its files away
+            dist.barrier(self.group)  # rank 0 must have written state.json before any worker publishes its files
         folder, step, metrics = self._folder, self._state.step, self._metrics
         self._future = self._state = None
         self._worker.publish(folder, step, metrics)
 
 
 def read_state(folder: str | Path) -> TrainState:
-    """The position saved in a checkpoint; InputError when the folder is not a complete checkpoint."""
+    """The state saved in a checkpoint. Raises InputError if the folder is not a complete checkpoint."""
     folder = Path(folder)
     fix = "name another checkpoint folder"
     if not (folder / STATE).is_file():
@@ -151,7 +152,7 @@ def read_state(folder: str | Path) -> TrainState:
 
 
 def check_resumable(state: TrainState, identity: dict[str, Any]) -> None:
-    """InputError with every difference that would make the resumed training another one."""
+    """Raise InputError, listing every difference, if the checkpoint was written by a different training."""
     if changes := differences(state.identity, json.loads(json.dumps(identity))):
         raise InputError(
             f"the checkpoint of step {state.step} belongs to another training:"
@@ -161,7 +162,7 @@ def check_resumable(state: TrainState, identity: dict[str, Any]) -> None:
 
 
 def load_weights(folder: str | Path, modules: Modules, *, use_ema: bool = True) -> None:
-    """Fill whole modules on the CPU with a checkpoint's weights, by default their average (buffers have none)."""
+    """Load a checkpoint's weights (by default their EMA; buffers have none) into unsharded modules on the CPU."""
     read_state(folder)
     own = named_state(modules)
     averaged = {name for name, _ in named_parameters(modules)} if use_ema else set()
@@ -184,18 +185,18 @@ def named_parameters(modules: Modules) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def _read(folder: Path, tensors: Mapping[str, torch.Tensor], group: dist.ProcessGroup | None = None) -> None:
-    """Fill `tensors` in place from a checkpoint's files; without a group, in this process alone."""
+    """Fill `tensors` in place from a checkpoint; without a group, in this process only."""
     reader = HuggingFaceStorageReader(str(folder))
     dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
 
 
 def _named(exc: BaseException, folder: Path) -> BaseException:
-    """What stopped the writing: an InputError when it was the disk of some worker."""
+    """The exception to raise for a failed write: InputError if any worker's disk caused it, else RuntimeError."""
     causes = [exc] if isinstance(exc, OSError) else [failure for failure, _ in exc.failures.values()]
     disk = next((cause for cause in causes if isinstance(cause, OSError)), None)
     if disk is None:
         return RuntimeError(f"cannot write a checkpoint into {folder}: {causes}")
-    return InputError(f"cannot write a checkpoint into {folder}: {disk.strerror or disk}", "make room")
+    return InputError(f"cannot write a checkpoint into {folder}: {disk.strerror or disk}", "free disk space")
 
 
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is one process
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # expected with a single process

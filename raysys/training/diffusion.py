@@ -1,4 +1,4 @@
-"""The diffusion recipe: a denoiser learns an assembled set of latents and text states.
+"""The diffusion recipe: train a denoiser on an assembled set of latents and text states.
 
 part loader ─▶ BatchMaker (fusion, dropout, noise) ─▶ denoiser ─▶ mean squared error
 """
@@ -32,9 +32,9 @@ DENOISER = "denoiser"
 class DiffusionRecipe:
     """One training of a denoiser (`Recipe`).
 
-    text_encoder: for the empty caption, and for captions that change from step to step.
-    autoencoder: saved beside the denoiser; only `export` needs it.
-    models: content hashes of the frozen models; they count in the identity.
+    text_encoder: encodes the empty caption, and captions that change from step to step.
+    autoencoder: saved with the denoiser; only `export` needs it.
+    models: content hashes of the frozen models; part of the identity.
     """
 
     config: DiffusionConfig
@@ -49,7 +49,7 @@ class DiffusionRecipe:
         return identity(self.config, self.training_set, self.models)
 
     def build(self) -> Built:
-        """The denoiser; also what makes batches, which needs the denoiser's noise schedule."""
+        """Build the denoiser, and the `BatchMaker`, which needs the denoiser's noise schedule."""
         denoiser = build_denoiser(self.config, self.seed)
         if self.config.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
@@ -70,7 +70,7 @@ class DiffusionRecipe:
         return self._mean_error(modules, self._batches.make(batch, positions)), {}
 
     def validate(self, modules: Modules, share: Share, n_samples: int) -> dict[str, float]:
-        """The plain denoising loss of held-out samples, always of the same ones with the same noise."""
+        """The unweighted denoising loss of held-out samples: the same samples and noise at every call."""
         if self.validation_set is None:
             return {}
         losses = []
@@ -81,7 +81,7 @@ class DiffusionRecipe:
         return {"loss": sum(losses) / len(losses)}
 
     def export(self, weights: Callable[[Modules], None], folder: Path) -> Path:
-        """A pipeline folder: the denoiser with its frozen companions."""
+        """Write a pipeline folder: the denoiser with the frozen text encoder and autoencoder."""
         if self.autoencoder is None:
             raise ValueError("export needs the autoencoder")
         denoiser = build_denoiser(self.config, self.seed)
@@ -97,7 +97,7 @@ class DiffusionRecipe:
 
 
 def build_denoiser(config: DiffusionConfig, seed: int) -> Denoiser:
-    """The denoiser to train, with its noise schedule: new from the seed, or that of `start_from`."""
+    """The denoiser to train, with its noise schedule: initialized from the seed, or loaded from `start_from`."""
     loaders = family(config.denoiser.family)
     if config.start_from is None:
         schedule = config.noise_schedule or NoiseScheduleConfig()
@@ -107,9 +107,9 @@ def build_denoiser(config: DiffusionConfig, seed: int) -> Denoiser:
 
 
 def _replacing_schedule(config: DiffusionConfig) -> NoiseScheduleConfig | None:
-    """The schedule to fine-tune `start_from` with; None = the one that is saved there.
+    """The schedule to fine-tune `start_from` with; None = the one saved with it.
 
-    A denoiser folder outside a pipeline has none: the config's counts then, or Stable Diffusion's.
+    A denoiser folder outside a pipeline has no saved schedule: then the config's is used, or Stable Diffusion's.
     """
     start = Path(config.start_from or "")
     is_saved = (start / PIPELINE_INDEX).is_file() or (start.parent / "scheduler").is_dir()
@@ -117,7 +117,7 @@ def _replacing_schedule(config: DiffusionConfig) -> NoiseScheduleConfig | None:
 
 
 def identity(config: DiffusionConfig, training_set: str | Path, models: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-able: everything that changes the trained weights. Sets and models count by their contents."""
+    """Everything that changes the trained weights, JSON-serializable. Sets and models are identified by content."""
     fusion, start = config.fusion, config.start_from
     return {
         **config.identity(),
@@ -130,7 +130,7 @@ def identity(config: DiffusionConfig, training_set: str | Path, models: Mapping[
 
 
 def _schedule_identity(config: DiffusionConfig) -> dict[str, Any]:
-    """What the noise schedule in use computes."""
+    """The values that define the noise schedule in use."""
     schedule = config.noise_schedule or NoiseScheduleConfig()
     if config.start_from is not None and (schedule := _replacing_schedule(config)) is None:
         saved = load_noise_scheduler(config.start_from).config
@@ -142,18 +142,18 @@ ENCODERS = ("vae_hash", "text_encoder_hash", "tokenizer_hash")
 
 
 def check_encoders(training_set: str | Path, models: Mapping[str, Any]) -> None:
-    """InputError when a set was encoded with other models than those that will be saved with the denoiser.
+    """Raise InputError if a set was encoded with models other than those that will be saved with the denoiser.
 
-    Sets of older versions, and sets that were not made by `raysys encode`, recorded none: nothing to compare.
+    Sets that do not record their encoders (older ones, or ones not made by `raysys encode`) are accepted.
     """
     recorded = read_manifest(training_set).get("encoders") or {}
     lines = [
-        f"{name}: the set has {recorded[name]}, this training {models[name]}"
+        f"{name}: the set has {recorded[name]}, this training has {models[name]}"
         for name in ENCODERS
         if recorded.get(name) is not None and recorded[name] != models[name]
     ]
     if lines:
         raise InputError(
             f"{training_set} was encoded with other models:" + "".join(f"\n  - {line}" for line in lines),
-            "name the same VAE, text encoder and tokenizer as when it was encoded",
+            "give the VAE, text encoder and tokenizer that the set was encoded with",
         )

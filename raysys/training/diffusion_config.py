@@ -1,4 +1,4 @@
-"""What a diffusion training learns: the denoiser, its noise, and what is done to images and captions."""
+"""Configuration of a diffusion training: denoiser, noise schedule, dropout, fusion and caption mitigation."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from raysys.models.schedule import NoiseScheduleConfig
 
 
 class DiffusionConfig(Config):
-    """The recipe of a denoiser. The defaults are the demo's."""
+    """Configuration of the diffusion recipe. The defaults are the demo's."""
 
     denoiser: DenoiserConfig = Field(
         DenoiserConfig(),
-        description="family and shape of a denoiser trained from scratch; start_from has its own shape",
+        description="family and shape of a denoiser trained from scratch; with start_from only the family is used",
     )
     start_from: Annotated[str | None, OPERATIONAL] = Field(
-        None, description="folder of a pipeline or of its denoiser to fine-tune; counts by its contents"
+        None, description="folder of a pipeline, or of its denoiser, to fine-tune; identified by its contents"
     )
     noise_schedule: NoiseScheduleConfig | None = Field(
         None,
-        description="noise levels and prediction type (epsilon or v_prediction); null = those saved with start_from, "
-        "or Stable Diffusion's; a schedule that is set replaces the saved one",
+        description="noise levels and prediction type (epsilon or v_prediction); replaces a schedule saved with "
+        "start_from; null = the saved one, or Stable Diffusion's",
     )
     caption_dropout: float = Field(
-        0.1, ge=0, le=1, description="chance that a caption is replaced by the empty one; guidance needs it"
+        0.1, ge=0, le=1, description="probability of replacing a caption by the empty one; guidance needs it"
     )
     min_snr_gamma: float | None = Field(None, gt=0, description="Min-SNR loss weighting; null = plain mean")
     gradient_checkpointing: Annotated[bool, OPERATIONAL] = Field(
@@ -40,7 +40,7 @@ class DiffusionConfig(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Without the shape where start_from has one, and without the schedule: a recipe adds the one that is used."""
+        """Without the noise schedule (the recipe adds the one in use) and, with start_from, without the shape."""
         found = super().identity()
         del found["noise_schedule"]
         if self.start_from is not None:
@@ -49,7 +49,7 @@ class DiffusionConfig(Config):
 
     @property
     def encodes_in_loop(self) -> bool:
-        """Captions change from step to step, so the text encoder runs inside the loop."""
+        """Whether captions change from step to step, so that the text encoder must run inside the loop."""
         return self.fusion.level == "token" or self.caption_mitigation.kind in (
             "random_caption",
             "word_repetition",

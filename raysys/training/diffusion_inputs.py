@@ -1,4 +1,4 @@
-"""Where everything of a diffusion training lies: its identity by contents, and its recipe with the models loaded."""
+"""The paths and configuration of a diffusion training: they give its identity, and its recipe with models loaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raysys.training.run_config import RunConfig
 
 @dataclass(frozen=True)
 class DiffusionInputs:
-    """Paths and configurations: small, so that it travels to the workers.
+    """Paths and configurations only, so that it is cheap to send to workers.
 
-    tokenizer: None = the one beside the text encoder.
+    tokenizer: None = the one saved with the text encoder.
     """
 
     config: DiffusionConfig
@@ -28,9 +28,9 @@ class DiffusionInputs:
     tokenizer: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the trained weights. Models and sets count by their contents, not by their paths.
+        """Everything that changes the trained weights. Models and sets are identified by content, not by path.
 
-        InputError: a set was encoded with other models.
+        Raises InputError if a set was encoded with other models.
         """
         loaders = family(self.config.denoiser.family)
         text = loaders.text_encoder_hashes(self.text_encoder, self.tokenizer)
@@ -40,9 +40,10 @@ class DiffusionInputs:
         return {"run": self.run.identity(), "recipe": identity(self.config, self.training_set, models)}
 
     def recipe(self, known: Mapping[str, Any], device: str = "cpu", to_export: bool = False) -> DiffusionRecipe:
-        """The recipe with its frozen models on `device`; `known`: the identity, of which the models' hashes are used.
+        """The recipe with its frozen models on `device`.
 
-        to_export: with the autoencoder, which only the saved pipeline needs.
+        known: the result of `identity()`, for the models' hashes. to_export: also load the autoencoder, which only
+        the saved pipeline needs.
         """
         loaders = family(self.config.denoiser.family)
         return DiffusionRecipe(

@@ -1,8 +1,8 @@
-"""Everything random in a training step, drawn per sample from (seed, position in the sample sequence).
+"""The random numbers of a training step, drawn per sample from (seed, position in the sample sequence).
 
-The numbers belong to the sample, not to the worker, the micro batch or the device: 1 worker with batch 16 and 2 workers
-with batch 8 see the same noise, and a resumed run needs no generator state. The plain and the mitigated run of one seed
-also share them: each sample draws the same numbers in the same order whether they are used or not.
+They depend on the sample, not on the worker, micro batch or device: 1 worker with batch 16 and 2 workers with batch 8
+see the same noise, and a resumed run needs no generator state. A plain and a mitigated run with the same seed also
+share them: each sample draws the same numbers in the same order, whether they are used or not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 
 
 def sample_rng(seed: int, stream: str, position: int) -> np.random.Generator:
-    """A counter-based generator (Philox) keyed by seed and stream at a position: cheap to make, no two overlap.
+    """A counter-based generator (Philox) keyed by seed and stream, starting at `position`.
 
-    Streams keep purposes apart: "noise" and "fusion" of one sample are independent.
+    It is cheap to create, and the numbers of two positions never overlap. Draws for different purposes use different
+    streams ("diffusion", "fusion"), which are independent.
     """
     key = hashlib.blake2b(f"{seed}\x00{stream}".encode(), digest_size=16).digest()
-    # The position goes into the counter's highest word: each position has 2^192 numbers of its own.
+    # The position is the counter's highest word: each position has its own 2^192 numbers.
     return np.random.Generator(
         np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=np.array([0, 0, 0, position], dtype=np.uint64))
     )
@@ -29,7 +30,7 @@ def sample_rng(seed: int, stream: str, position: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """For a batch of b samples."""
+    """The random draws of a batch of b samples."""
 
     noise: torch.Tensor  # [b, C, h, w] standard normal, float32
     timesteps: torch.Tensor  # int64 [b], uniform in 0 … T − 1
@@ -51,6 +52,6 @@ def draw_batch(
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's global generator during a step (it feeds only dropout inside a model), per worker."""
+    """Seed of torch's global generator for one step on one worker; only dropout inside modules uses it."""
     digest = hashlib.blake2b(f"{seed}\x00step\x00{step}\x00{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is sampled from and saved."""
+"""Exponential moving average (EMA) of the weights: used for validation and for the exported model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from raysys.training.parallel import local_part
 
 
 def ema_decay_at(updates: int, decay: float) -> float:
-    """min(decay, (1 + n)/(10 + n)) after n updates: short runs are not dominated by the random start weights."""
+    """min(decay, (1 + n)/(10 + n)) after n updates, so that initial weights do not dominate the EMA of short runs."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
 class Ema:
-    """shadow ← d·shadow + (1 − d)·weights, in float32. Covers parameters; buffers stay the model's.
+    """shadow ← d·shadow + (1 − d)·weights, in float32, for parameters only (not for buffers).
 
-    Where FSDP2 has sharded the parameters the average is sharded like them, and each worker moves its own part.
+    Under FSDP2 the average is sharded like the parameters, and each worker updates its own shard.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, torch.nn.Parameter]], decay: float) -> None:
@@ -40,7 +40,7 @@ class Ema:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """The model has the average for its weights inside the block, and its own again after it."""
+        """Replace the model's weights by the average inside the block and restore them afterwards."""
         own = [local_part(p.detach()).clone() for p in self._parameters]
         self._set([local_part(x) for x in self.shadow.values()])
         try:

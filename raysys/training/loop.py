@@ -1,4 +1,4 @@
-"""The training loop. It knows neither what is learned (recipe.py) nor where it runs (worker.py).
+"""The training loop. It is independent of what is trained (recipe.py) and of where it runs (worker.py).
 
 build → parallelize → optimizer → EMA → load → steps: loader ─▶ loss ─▶ backward ─▶ clip, AdamW, EMA ─▶ report
 """
@@ -38,23 +38,23 @@ from raysys.training.worker import Request, Worker
 
 @dataclass(frozen=True)
 class Finished:
-    """What a training ended with. `completed` is False when it was asked to stop before max_steps."""
+    """The result of `fit`. `completed` is False if the training was asked to stop before max_steps."""
 
     step: int
     completed: bool
     metrics: dict[str, float]
     modules: dict[str, torch.nn.Module]
-    """The trained weights, not the average; sharded under FSDP2."""
+    """The modules with their trained weights, not the EMA; sharded under FSDP2."""
     ema: Ema
 
 
 def fit(recipe: Recipe, run: RunConfig, worker: Worker) -> Finished:
-    """Train up to `run.max_steps` optimizer steps, from `worker.load_from` when it names a checkpoint.
+    """Train up to `run.max_steps` optimizer steps, from the checkpoint `worker.load_from` if it is set.
 
-    Every worker calls it. The same run gives the same samples, draws and updates for any number of workers and any
-    `parallel`, up to float rounding; a resumed run gives them bit for bit while workers and `parallel` stay the same.
-    A request to stop ends with a checkpoint. Raises InputError for a checkpoint of another training, and
-    FloatingPointError when the loss is not finite.
+    Every worker must call this. Samples, draws and updates are the same for any number of workers and any `parallel`,
+    up to float rounding; a resumed run reproduces them bit for bit if the number of workers and `parallel` stay the
+    same. On a stop request, a checkpoint is written before returning. Raises InputError for a checkpoint of another
+    training, and FloatingPointError if the loss is not finite.
     """
     share = Share(worker.rank, worker.world_size, run.batch_size)
     run.check_workers(worker.world_size)
@@ -68,7 +68,7 @@ def fit(recipe: Recipe, run: RunConfig, worker: Worker) -> Finished:
 
 
 class _Loop:
-    """The objects of one worker's training, built once, in the order that FSDP2 needs."""
+    """The objects of one worker's training, built in the order that FSDP2 requires."""
 
     def __init__(self, recipe: Recipe, config: RunConfig, worker: Worker, share: Share) -> None:
         self.recipe, self.config, self.worker, self.share = recipe, config, worker, share
@@ -91,13 +91,13 @@ class _Loop:
         check_resumable(state, self.identity)
         if state.step > self.config.max_steps:
             raise InputError(
-                f"the checkpoint is at step {state.step}, behind max_steps = {self.config.max_steps}",
+                f"the checkpoint is at step {state.step}, beyond max_steps = {self.config.max_steps}",
                 "raise max_steps, or start in a new folder",
             )
         return state
 
     def run(self) -> Finished:
-        """Steps until max_steps or a request to stop. Metrics at log, validation and checkpoint steps."""
+        """Train until max_steps or a stop request; report metrics at log, validation and checkpoint steps."""
         config, worker = self.config, self.worker
         window, metrics, request = Window(config.batch_size, config.max_steps), {}, Request.NOTHING
         writer, agreement = self.writer, Agreement(worker.world_size)
@@ -124,10 +124,10 @@ class _Loop:
         return every is not None and self.step % every == 0
 
     def _optimizer_step(self, batch: Batch, rate: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One step over this worker's share of a global batch; returns (metrics, gradient norm before clipping).
+        """One step on this worker's share of a global batch; returns (metrics, gradient norm before clipping).
 
         Losses are weighted by the size of their micro batch, so that the mean over workers of gradients and metrics is
-        the mean over the samples of the global batch, also where shares have different sizes.
+        the mean over the samples of the global batch, even if shares differ in size.
         """
         config, share = self.config, self.share
         positions = share.positions(self.step)
@@ -155,7 +155,7 @@ class _Loop:
         return torch.autocast(self.worker.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _validation(self) -> dict[str, float]:
-        """The recipe's held-out metrics with the averaged weights, as validation_<name>, when they are due."""
+        """The recipe's held-out metrics with the averaged weights, as validation_<name>; {} if none are due."""
         if not self._at(self.config.validation_every_steps):
             return {}
         modules, share = self.modules.values(), self.share

@@ -1,6 +1,6 @@
-"""Diffusion training objectives: pure functions. Legend: B batch · x latents [B, C, h, w] · ᾱ_t = Π_{s≤t}(1 − β_s).
+"""Diffusion training objectives as pure functions. B: batch size; x: latents [B, C, h, w]; ᾱ_t = Π_{s≤t}(1 − β_s).
 
-`alphas_cumprod` [T] is the one of the noise scheduler, so that training and sampling agree by construction.
+`alphas_cumprod` [T] comes from the noise scheduler, so training and sampling agree by construction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prediction_target(
 def diffusion_loss(
     model_output: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean squared error in float32; `weights` [B] multiply each sample's own mean. A scalar."""
+    """Mean squared error as a float32 scalar; `weights` [B] multiply each sample's mean."""
     error = (model_output.float() - target.float()).square().flatten(1).mean(1)
     return error.mean() if weights is None else (weights * error).mean()
 
@@ -55,7 +55,7 @@ def min_snr_weights(
 ) -> torch.Tensor:
     """Min-SNR-γ loss weights [B] (Hang et al. 2023, arXiv 2303.09556): min(SNR, γ)/SNR for ε, …/(SNR + 1) for v.
 
-    γ = 5 in the paper. At zero SNR (a zero-terminal schedule) the limits are taken: 1 for ε, 0 for v.
+    The paper uses γ = 5. At SNR = 0 (zero-terminal-SNR schedules) the weights are their limits: 1 for ε, 0 for v.
     """
     ratio = snr(timesteps, alphas_cumprod)
     clipped = ratio.clamp(max=gamma)
@@ -67,6 +67,6 @@ def min_snr_weights(
 def _signal_and_noise(
     timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(√ᾱ_t, √(1 − ᾱ_t)) as [B, 1, 1, 1], in the type and on the device of `like`."""
+    """(√ᾱ_t, √(1 − ᾱ_t)) as [B, 1, 1, 1], with the dtype and device of `like`."""
     alphas = alphas_cumprod.to(like.device, like.dtype)[timesteps].view(-1, *[1] * (like.dim() - 1))
     return alphas.sqrt(), (1 - alphas).sqrt()

@@ -1,4 +1,4 @@
-"""A training's folder: what is finished, what goes on, what is refused. And its pipeline, on a disk or object store."""
+"""The output folder of a training: whether to start, resume or refuse; and export of the pipeline into it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from raysys.training.checkpoint import load_weights
 from raysys.training.recipe import Recipe
 
 LAST = "model_index.json"
-"""Without it a pipeline folder is not one: it is uploaded last."""
+"""Uploaded last: without this file a folder is not a valid pipeline."""
 
 
 def is_to_do(output: FolderOutput, max_steps: int) -> bool:
-    """Whether there are steps to train; marks the folder as begun. A longer training goes on in the same folder.
+    """Whether there are steps left to train; marks the folder as begun. A larger max_steps resumes a finished training.
 
-    InputError: the folder holds another training, or one of more steps. The summary of a training has "steps".
+    Raises InputError if the folder holds another training, or one with more than max_steps steps. The record's summary
+    must have "steps".
     """
     found = output.record()
     to_do = output.is_to_do(redo=lambda record: record.summary["steps"] < max_steps)
@@ -36,7 +37,7 @@ def is_to_do(output: FolderOutput, max_steps: int) -> bool:
 
 
 def export_to(store: Store, name: str, recipe: Recipe, checkpoint: Path) -> None:
-    """Write the averaged weights of a checkpoint as `<store>/<name>`: by one rename, or file by file."""
+    """Export the averaged weights of a checkpoint to `<store>/<name>`: by one rename on a disk, else file by file."""
     with tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
         target = Path(store.path(name)) if store.is_local else Path(scratch, name)
         recipe.export(lambda modules: load_weights(checkpoint, modules), target)

@@ -1,4 +1,4 @@
-"""Modules over several workers (none | DDP | FSDP2), and what workers must agree on."""
+"""Modules on several workers (none | DDP | FSDP2), and agreement between workers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from raysys.training.worker import Request, Worker
 
 
 def parallelize(built: Built, kind: Parallel, worker: Worker) -> dict[str, torch.nn.Module]:
-    """The modules on the worker's device, trainable ones in training mode and wrapped for the workers.
+    """Move all modules to the worker's device; return the trainable ones in training mode, wrapped for `kind`.
 
-    One worker is never wrapped. FSDP2 shards block by block, then what is left of each module; its weights stay
-    float32 (precision is autocast's), so that all kinds compute the same.
+    With one worker nothing is wrapped. FSDP2 shards block by block, then the rest of each module. It keeps float32
+    weights (mixed precision comes from autocast), so that all kinds compute the same.
     """
     for module in built.frozen.values():
         module.to(worker.device).eval().requires_grad_(False)
@@ -31,7 +31,7 @@ def parallelize(built: Built, kind: Parallel, worker: Worker) -> dict[str, torch
         return modules
     if kind == "none":
         raise InputError(
-            f"training.parallel = none but there are {worker.world_size} workers", "set it to ddp, fsdp2 or auto"
+            f"training.parallel = none, but there are {worker.world_size} workers", "set it to ddp, fsdp2 or auto"
         )
     if kind == "fsdp2":
         mesh = init_device_mesh(worker.device.type, (worker.world_size,))
@@ -43,15 +43,15 @@ def parallelize(built: Built, kind: Parallel, worker: Worker) -> dict[str, torch
 
 
 def unwrapped(modules: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    """The modules under DDP's wrappers: their parameter names do not depend on how they are wrapped."""
+    """The modules without DDP wrappers, so that parameter names do not depend on the wrapping."""
     return {n: m.module if isinstance(m, DistributedDataParallel) else m for n, m in modules.items()}
 
 
 @contextmanager
 def gradients_stay_local(modules: Iterable[torch.nn.Module], local: bool) -> Iterator[None]:
-    """With `local`, DDP does not sum gradients over workers in this backward pass: once per step is enough.
+    """If `local`, DDP does not reduce gradients over workers in this backward pass: once per step is enough.
 
-    FSDP2 sums in every micro step: otherwise it would have to keep whole gradients, which is what it is there to avoid.
+    FSDP2 still reduces in every micro step; otherwise it would have to keep unsharded gradients in memory.
     """
     with ExitStack() as stack:
         for module in modules:
@@ -62,8 +62,8 @@ def gradients_stay_local(modules: Iterable[torch.nn.Module], local: bool) -> Ite
 
 
 def reshard(modules: Iterable[torch.nn.Module]) -> None:
-    """Drop what FSDP2 has gathered: a forward pass without a backward pass leaves it in place, and it would be used
-    again after the weights have changed."""
+    """Free the parameters that FSDP2 has gathered: after a forward pass without a backward pass they stay in memory and
+    would be used again, although the weights have changed."""
     for module in modules:
         for part in module.modules():
             if isinstance(part, FSDPModule):
@@ -71,12 +71,12 @@ def reshard(modules: Iterable[torch.nn.Module]) -> None:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """This worker's part of a sharded tensor, sharing its memory; other tensors as they are."""
+    """This worker's shard of a sharded tensor, sharing its memory; other tensors are returned as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A sharded tensor gathered from all workers (all must call); other tensors as they are."""
+    """Gather a sharded tensor from all workers (all must call this); other tensors are returned as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -90,10 +90,11 @@ def mean_over_ranks(values: list[float], world_size: int, device: torch.device) 
 
 
 class Agreement:
-    """What every worker finds at the same step: the strongest request, and the newest checkpoint all have written.
+    """Makes all workers see the same values at the same step: the strongest request, and the newest checkpoint that all
+    have written.
 
-    With several workers one small all-reduce per step runs beside the step, and its result is used one step later, so
-    that no worker waits for it.
+    With several workers, one small asynchronous all-reduce runs per step. Its result is used one step later, so that no
+    worker waits for it.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -102,9 +103,10 @@ class Agreement:
         self._work: dist.Work | None = None
 
     def turn(self, request: Request, written: int) -> tuple[Request, int]:
-        """Give this worker's request and the step of its newest written checkpoint (0 = none); get what all agree on.
+        """Submit this worker's request and the step of its newest written checkpoint (0 = none).
 
-        With several workers: on what they gave at the step before.
+        Returns the strongest request and the smallest such step of all workers. With several workers, these are the
+        values submitted at the previous step.
         """
         if self._group is None:
             return request, written
@@ -121,5 +123,5 @@ class Agreement:
         return Request(int(self._votes[0])), -int(self._votes[1])
 
     def close(self) -> None:
-        """Wait for the vote that nobody needs any more."""
+        """Wait for the pending all-reduce, whose result is no longer needed."""
         self._result()

@@ -1,4 +1,4 @@
-"""Metrics of a training between two reports: means over the window, over all workers."""
+"""Training metrics between two reports: means over the window's steps and over all workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysys.training.worker import Worker
 
 
 class Window:
-    """Sums since the last report. Losses stay on the device until then: reading one waits for the GPU."""
+    """Sums since the last report. They stay on the device until `close`, because reading one synchronizes the GPU."""
 
     def __init__(self, batch_size: int, max_steps: int) -> None:
         self.batch_size, self.max_steps = batch_size, max_steps
@@ -27,27 +27,27 @@ class Window:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Count the time inside the block as waiting for data."""
         start = time.perf_counter()
         yield
         self.wait_seconds += time.perf_counter() - start
 
     def add(self, metrics: Mapping[str, torch.Tensor], grad_norm: torch.Tensor) -> None:
-        """One optimizer step: this worker's metrics, and the norm of the reduced gradient before clipping."""
+        """Add one optimizer step: this worker's metrics, and the norm of the reduced gradient before clipping."""
         self.steps += 1
         for name, value in {**metrics, "grad_norm": grad_norm}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
 
     def close(self, step: int, learning_rate: float, worker: Worker) -> dict[str, float]:
-        """Metrics of the window that ends after `step` steps; starts the next one.
+        """Return the metrics of the window that ends after `step` steps, and start the next window.
 
-        Raises FloatingPointError when the loss is not finite: such weights are lost and must not be saved.
+        Raises FloatingPointError if the loss is not finite, so that the broken weights are not saved.
         """
         own = [*(float(x) / self.steps for x in self.sums.values()), self.wait_seconds]
         *values, wait = mean_over_ranks(own, worker.world_size, worker.device)
         means = dict(zip(self.sums, values, strict=True))
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
-        seconds = time.perf_counter() - self.started  # after the reads above, which wait for the device
+        seconds = time.perf_counter() - self.started  # measured after the reads above, which synchronize the device
         if not loss < float("inf"):
             raise FloatingPointError(f"loss is {loss} after step {step}: lower the learning rate")
         metrics = {

@@ -1,7 +1,7 @@
-"""The contract between the training loop and what is trained.
+"""The interface between the training loop and what is trained.
 
-A recipe says what the modules are, where its batches come from and what the loss is. It knows no worker, no optimizer
-and no checkpoint; `fit` (training/loop.py) knows nothing of what a recipe learns.
+A recipe defines the modules, the batches and the loss. It does not know about workers, optimizers or checkpoints;
+`fit` (training/loop.py) does not know what a recipe trains.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Protocol
 import torch
 
 Modules = Mapping[str, torch.nn.Module]
-"""The trainable modules by name, as the recipe must call them: wrapped for DDP or FSDP2 where there are workers."""
+"""The trainable modules by name, as the recipe must call them: with several workers, wrapped for DDP or FSDP2."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a recipe's `build` returns, on the CPU, the same on every worker.
+    """The result of a recipe's `build`: modules on the CPU, the same on every worker.
 
-    trainable: name → module. Weights in checkpoints are called <name>.<parameter>.
-    frozen: modules that the loss needs and nobody trains; they are moved to the device, in eval mode.
-    blocks: the parts of the trainable modules that FSDP2 shards one by one, in the order of the forward pass.
+    trainable: name → module. Weights in checkpoints are named <name>.<parameter>.
+    frozen: modules that the loss needs but that are not trained; the loop moves them to the device, in eval mode.
+    blocks: the submodules of the trainable modules that FSDP2 shards one by one, in forward order.
     """
 
     trainable: dict[str, torch.nn.Module]
@@ -33,9 +33,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Share:
-    """The samples of each global batch that one worker takes: start … stop − 1.
+    """One worker's samples of each global batch: start … stop − 1.
 
-    Shares of the workers differ by one sample at most, so that any number of workers up to the batch size works.
+    Shares differ in size by at most one sample, so any number of workers up to the batch size works.
     """
 
     rank: int
@@ -54,13 +54,13 @@ class Share:
         return self.stop - self.start
 
     def positions(self, batch: int) -> range:
-        """The places of this share's samples of global batch `batch` (0-based) in the sequence of all samples."""
+        """The positions in the global sample sequence of this share's samples of global batch `batch` (0-based)."""
         first = batch * self.batch_size
         return range(first + self.start, first + self.stop)
 
 
 class Batch(Protocol):
-    """One worker's share of a global batch: n samples, of which a slice is a batch again (micro steps)."""
+    """One worker's share of a global batch. A slice of it is a batch, too (a micro batch)."""
 
     def __len__(self) -> int: ...
 
@@ -68,34 +68,34 @@ class Batch(Protocol):
 
 
 class Loader(Protocol):
-    """An endless iterator of batches with a position that every worker sees alike."""
+    """An endless iterator over batches whose position is the same on every worker."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __next__(self) -> Batch: ...
 
     def state(self) -> dict[str, Any]:
-        """JSON-able: the position behind the last batch. It does not depend on the number of workers."""
+        """The position after the last batch, JSON-serializable. It does not depend on the number of workers."""
 
     def close(self) -> None: ...
 
 
 class Recipe(Protocol):
-    """One training. All randomness of `loss` comes from (seed, position), so that it does not depend on the workers."""
+    """One training. `loss` derives all randomness from (seed, position), so it does not depend on the workers."""
 
     def identity(self) -> dict[str, Any]:
-        """JSON-able: everything that changes the trained weights, data sets and models by their contents."""
+        """Everything that changes the trained weights, JSON-serializable; data sets and models by content."""
 
     def build(self) -> Built:
-        """New modules, the same weights for the same seed. Called once per worker."""
+        """Build new modules, with the same weights for the same seed. Called once per worker."""
 
     def loader(self, share: Share, state: dict[str, Any] | None) -> Loader:
-        """This worker's batches, from the start or from a saved position."""
+        """This worker's batches, from the beginning or from a saved position."""
 
     def loss(
         self, modules: Modules, batch: Batch, positions: Sequence[int]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The mean loss over the samples (a scalar), and named means for the metrics (scalars).
+        """The mean loss over the samples (a scalar), and further means for the metrics by name (scalars).
 
         `positions` are the samples' places in the sequence of all samples. Called under autocast where the precision
         asks for it, with torch's global generator seeded for this step and worker (dropout inside modules).
@@ -106,9 +106,10 @@ class Recipe(Protocol):
     def validate(self, modules: Modules, share: Share, n_samples: int) -> dict[str, float]:
         """Means over this worker's share of about `n_samples` held-out samples; {} without held-out data.
 
-        Called with the averaged weights, in eval mode, without gradients. Every worker calls the modules equally often.
+        Called with the averaged weights, in eval mode, without gradients. Every worker must call the modules equally
+        often, because FSDP2's forward passes are collective.
         """
 
     def export(self, weights: Callable[[Modules], None], folder: Path) -> Path:
-        """Write the trained model to `folder` for its users. `weights` fills freshly built modules (whole, on the
-        CPU) with the weights to export."""
+        """Write the trained model to `folder` and return its path. `weights` loads the weights to export into newly
+        built modules (unsharded, on the CPU)."""

@@ -1,6 +1,6 @@
-"""The contract between the training loop and where it runs, and the worker that needs no engine.
+"""The interface between the training loop and where it runs, and a worker that does not need Ray.
 
-A worker is one process of a training: rank r of W, ranks of torch's default process group when W > 1.
+A worker is one process of a training. If there are several, they are the ranks of torch's default process group.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ import torch.distributed as dist
 
 
 class Request(enum.IntEnum):
-    """What a worker is asked for from outside. The strongest request of any worker counts for all."""
+    """A request to a worker from outside the loop. The strongest request to any worker applies to all workers."""
 
     NOTHING = 0
     CHECKPOINT = 1
-    """Save now and go on: the machine may be taken away soon."""
+    """Save a checkpoint now and continue, because the machine may be preempted soon."""
     STOP = 2
-    """Save now and return."""
+    """Save a checkpoint now and return."""
 
 
 class Worker(Protocol):
-    """What `fit` needs of the place it runs in."""
+    """What `fit` needs from its environment."""
 
     rank: int
     world_size: int
     device: torch.device
     load_from: Path | None
-    """A complete checkpoint to go on from."""
+    """A complete checkpoint to resume from."""
 
     def requested(self) -> Request:
-        """Asked after every step; must be cheap."""
+        """The current request. Called after every step, so it must be cheap."""
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Metrics of the steps since the last report: called on every worker with the same values."""
+        """Record the metrics of the steps since the last report. Called on every worker with the same values."""
 
     def checkpoint_folder(self, step: int) -> Path:
         """An empty folder for this worker's files of the checkpoint after `step`."""
 
     def publish(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
-        """Make the files that all workers have finished writing one complete checkpoint.
+        """Publish the files that all workers have finished writing as one complete checkpoint.
 
-        Called on every worker, in the same order. `folder` is the callee's from now on. Until a checkpoint is complete
-        nobody may find it.
+        Called on every worker, in the same order. The callee now owns `folder`. An incomplete checkpoint must never be
+        visible.
         """
 
 
 @dataclass
 class LocalWorker:
-    """A worker in this process, or one of several on this machine. Checkpoints: `<root>/step-00000500`."""
+    """A worker in this process, alone or one of several on this machine. Checkpoints: `<root>/step-00000500`."""
 
     root: Path
     rank: int = 0
@@ -73,7 +73,7 @@ class LocalWorker:
         self.on_report(metrics)
 
     def checkpoint_folder(self, step: int) -> Path:
-        """All workers write into one folder: their files have different names."""
+        """One folder for all workers: their files have different names."""
         folder = self.root / f"_step-{step:08d}"
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

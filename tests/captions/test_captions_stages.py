@@ -169,12 +169,12 @@ def test_an_endpoint_gets_no_format_of_a_recipe(monkeypatch, recipe):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"name": "original"}, "name of the captions that came with the images"),
+        ({"name": "original"}, "reserved for the captions that came with the images"),
         ({"prompts": {"a/b": "What?"}}, "prompt name 'a/b'"),
         ({"prompts": {"a\n": "What?"}}, "prompt name"),
         ({"prompts": {"general": "What?"}}, "a level of generalized captions"),
         ({"prompts": {"five_words": "What?"}}, "a level of generalized captions"),
-        ({"adapter": {"photo": "style"}}, "adapter names prompt 'photo'; there are describe"),
+        ({"adapter": {"photo": "style"}}, "adapter is set for unknown prompt 'photo'; prompts: describe"),
     ],
 )
 def test_names_that_would_mean_two_things_are_refused(wrong, said):
@@ -249,7 +249,7 @@ def test_spares_of_a_recipe_go_with_its_prompts():
 
     assert spares() == {"picture": "a picture of"}
     assert spares(spare_prompts={}) == spares(prompts={"own": "a drawing of"}) == {}
-    with pytest.raises(InputError, match="'photo' names a prompt and a spare prompt"):
+    with pytest.raises(InputError, match="'photo' is the name of both a prompt and a spare prompt"):
         spares(spare_prompts={"photo": "a photograph of"})
     with pytest.raises(InputError, match="a level of generalized captions"):
         spares(spare_prompts={"general": "a photograph of"})

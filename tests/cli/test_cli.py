@@ -205,7 +205,7 @@ def test_print_config_prints_yaml_that_loads_again(fake_job, capsys, tmp_path: P
         (["fake", "--limit", "0"], ["--limit"]),
         (["fake", "--on-change", "wipe"], ["'refuse', 'recompute', 'keep'"]),
         (["fak"], ["No such command 'fak'", "Did you mean fake?"]),
-        (["submit", "ingst"], ["no job is called 'ingst'", "raysys submit ingest"]),
+        (["submit", "ingst"], ["unknown job 'ingst'", "raysys submit ingest"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(fake_job, capsys, args: list[str], words: list[str]) -> None:

@@ -116,7 +116,7 @@ def test_it_needs_no_ray(folders: Path) -> None:
         (["generated", "training", "--sha256", "12"], "descriptor.sha256 = '12'"),
         (["generated", "training", "--preset", "sscd288"], "'sscd288' is not one of embedded's"),
         (["generated", "training", "--descriptor", "sscd"], "descriptor sscd needs weights"),
-        (["generated", "training", "--weights", "w.pt"], "name the descriptor that they belong to"),
+        (["generated", "training", "--weights", "w.pt"], "set the descriptor that they belong to"),
         (["generated"], "Missing argument 'TRAINING'"),
     ],
 )

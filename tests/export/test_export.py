@@ -408,9 +408,9 @@ def test_bad_places_and_tables_are_refused(world, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
     (tmp_path / "mine/manifest.json").write_text('{"parts": []}')
-    with pytest.raises(InputError, match="is not empty and not an output of export"):
+    with pytest.raises(InputError, match="is not empty and is not an output of export"):
         export(world, tmp_path / "mine")
-    with pytest.raises(InputError, match="is not empty and not an output of export"):
+    with pytest.raises(InputError, match="is not empty and is not an output of export"):
         export(world, tmp_path / "mine/thesis.tex")
     with pytest.raises(InputError, match="local or mounted"):
         export(world, "s3://bucket/out")

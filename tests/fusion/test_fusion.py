@@ -135,7 +135,7 @@ def test_fusion_set_groups_by_bucket_and_caption():
     assert [c.tolist() for c in bucket.class_index] == [[0, 2, 4], [1, 3]]
     assert bucket.conditioning.states[:, 0, 0].tolist() == [ord("a"), ord("b")]
     assert fusion_set.bucket("2x3").captions == ("class c",)
-    with pytest.raises(InputError, match="no image of latent size 4x4"):
+    with pytest.raises(InputError, match="no images of latent size 4x4"):
         fusion_set.bucket("4x4")
     with pytest.raises(InputError, match="no kept row"):
         FusionSet.from_tables([])

@@ -108,7 +108,7 @@ def test_changed_configuration_is_refused_kept_or_recomputed(folder):
     )
     kept = job_here("ingest", folder, changed, "--on-change", "keep")
     assert kept.returncode == 0
-    assert "kept as it is, made from something else" in kept.stderr
+    assert "kept as it is, made from other settings or inputs" in kept.stderr
     assert parts_of(folder / "samples") == before
 
     tiny.done("ingest", folder, changed, "--on-change", "recompute")
@@ -143,7 +143,7 @@ def test_a_vanished_shard_is_refused_or_what_is_there_kept(folder):
     before = parts_of(folder / "samples")
     kept = job_here("ingest", folder, "--on-change", "keep")
     assert kept.returncode == 0
-    assert "kept as it is, made from something else" in kept.stderr
+    assert "kept as it is, made from other settings or inputs" in kept.stderr
     assert parts_of(folder / "samples") == before
 
 

@@ -106,7 +106,7 @@ def test_copies_are_separate_rows_and_equal_keys_are_refused(tmp_path):
     rows = [make_row(1, copy=0), make_row(1, copy=1), make_row(2)]
     assemble([TRAINING_SET.table(rows)], tmp_path / "set", seed=0)
     assert Counter(order_of(tmp_path / "set")) == {"row-0001": 2, "row-0002": 1}
-    with pytest.raises(InputError, match=r"'row-0001' copy 0 comes twice"):
+    with pytest.raises(InputError, match=r"'row-0001' copy 0 occurs twice"):
         assemble([TRAINING_SET.table([make_row(1)]), TRAINING_SET.table([make_row(1)])], tmp_path / "x", seed=0)
 
 

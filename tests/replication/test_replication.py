@@ -166,8 +166,8 @@ def test_mistakes_are_named_before_any_work(tmp_path, tiles):
     mistakes = [
         (good, tmp_path / "none", "training: .*none does not exist"),
         (good / "a.png", bad, "generated: .* is a file"),
-        (tmp_path / "empty", good, r"generated: no image in .*empty \(the folder is empty\)"),
-        (good, shards, r"training: no image in .*shards \(found 2 .tar\)\n.*ingest"),
+        (tmp_path / "empty", good, r"generated: no images in .*empty \(the folder is empty\)"),
+        (good, shards, r"training: no images in .*shards \(found 2 .tar\)\n.*ingest"),
         (good, good / "." / "sub" / "..", "are both .*would match itself"),
         (good, good / "sub", "one contains the other"),
         (good, bad, "training: none of the 2 images"),

@@ -106,7 +106,7 @@ def test_demo_numbers_equal_the_data(data, demo_page):
     assert demo_page.row("mitigated")[:2] == [f"{mitigated.R:.3f}", f"−{-change} %"]
     assert "license not allowed <b>19</b>" in demo_page.html
     assert "CC-BY-NC-4.0 <b>19</b>" in demo_page.html
-    assert "equal |X| and equal |G|" in demo_page.html
+    assert "if |X| and |G| are equal" in demo_page.html
     assert data.full_command in demo_page.html
     assert all(sentence in demo_page.html for sentence in data.stand_ins)
 
@@ -119,7 +119,7 @@ def test_many_models_are_compared_with_the_first(many):
         change = f"{100 * (model.result.R - first) / first:+.0f} %".replace("-", "−")
         assert page.row(model.name)[:2] == [f"{model.result.R:.3f}", change]
     assert page.row("model-6")[0] == "failed at “train model-6”: start_from: /models/x does not exist"
-    assert "Without a result" in [title for _, title in page.headings]
+    assert "Models without a complete result" in [title for _, title in page.headings]
     assert len(page.all("li", "entry")) == n_entries(6) < MAX_ENTRIES
     assert len(page.all("div", "half")) == 6 * n_entries(6)
     assert [o["value"] for o in page.all("option")] == ["worst", *(f"m{i}" for i in range(6)), "name"]
@@ -197,7 +197,7 @@ def test_headline_doubts():
         return headline(replace(found, models=[found.models[0], changed]))
 
     overlap = said(R_ci=(low, 1.0))
-    assert overlap.verdict == "R is lower for mitigated than for baseline, but the difference may be chance."
+    assert overlap.verdict == "R is lower for mitigated than for baseline, but the difference may be due to chance."
     assert "intervals of R of baseline and of mitigated overlap" in overlap.warnings[0]
     different = said(n_training=99)
     assert different.verdict == "R is lower for mitigated than for baseline, but the values are not comparable."
@@ -209,9 +209,9 @@ def test_headline_doubts():
 
 def test_a_reference_at_held_out_level_is_said():
     said = headline(fake.replication({"baseline": 0.5, "mitigated": 0.3}, held_out=0.8))
-    assert any("it did not memorize" in warning for warning in said.warnings)
+    assert any("R shows no memorization" in warning for warning in said.warnings)
     smaller = replace(fake.replication(), against_held_out=fake.result(0.3, n_training=64))
-    assert any("searched among 64 images, R among 512" in warning for warning in headline(smaller).warnings)
+    assert any("measured against 64 images, R against 512" in warning for warning in headline(smaller).warnings)
 
 
 def test_hostile_text_is_escaped_everywhere(tmp_path):

@@ -142,9 +142,9 @@ def test_japanese_is_marked_with_and_without_kana(finished):
 
 def test_models_with_different_captions_are_explained(finished):
     _, _, page, out = finished
-    assert "baseline learned the original captions; mitigated learned the captions scenes/plain/general." in page.html
-    assert "each is prompted with the captions that it learned" in page.html
-    assert "is that of captions, prompts and training together" in page.html
+    assert "baseline: trained on the original captions; mitigated: trained on the captions scenes/" in page.html
+    assert "each is prompted with its own" in page.html
+    assert "is the combined effect of captions, prompts and training" in page.html
     # The heading of an entry is the first model's prompt; the other half names its own.
     assert len(page.all("p", "own-prompt")) == fake.N_IMAGES
     assert "a shape like p000-0" in page.html

@@ -144,7 +144,7 @@ def test_replication_table_takes_names_literally():
     assert text.count("[bold red]") == 5
     assert ":smile:" in text
     assert "training [/red].png: truncated" in text
-    assert "comparable only at equal |X| and equal |G|" in text
+    assert "only if |X| and |G| are equal" in text
 
 
 def test_terminal_output_has_colors(monkeypatch):

@@ -107,7 +107,7 @@ def test_other_tables_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         image_source(str(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no image in"):
+    with pytest.raises(InputError, match="no images in"):
         image_source(str(tmp_path / "empty"))
 
 

@@ -158,7 +158,7 @@ def test_no_rows_and_rows_that_do_not_match_their_features():
 
 def test_a_descriptor_without_a_threshold_needs_one_from_the_user():
     facts = StatedFacts("clip", "clip", "0" * 64, NO_CLAIM)
-    with pytest.raises(InputError, match="no threshold was measured for descriptor clip"):
+    with pytest.raises(InputError, match="descriptor clip has no measured threshold"):
         DuplicatesConfig().of_descriptor(facts)
     assert DuplicatesConfig(threshold=0.9).of_descriptor(facts).threshold == 0.9
     assert DuplicatesConfig(near=False).of_descriptor(facts).threshold is None

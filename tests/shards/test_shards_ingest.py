@@ -393,7 +393,7 @@ def test_input_mistakes_are_named(tmp_path):
     refused(tmp_path, "the folder is empty")
     (tmp_path / "notes.md").write_text("x")
     refused(tmp_path, "no shards and no images; it holds 1 other files")
-    refused(tmp_path / "notes.md", "none of the known kinds")
+    refused(tmp_path / "notes.md", "is not of a known kind")
     write_tar(os.fsencode(tmp_path) + b"/caf\xe9.tar", [("a", sample(1))])
     refused(tmp_path, "is not UTF-8")
     os.unlink(os.fsencode(tmp_path) + b"/caf\xe9.tar")
@@ -403,12 +403,12 @@ def test_input_mistakes_are_named(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
     refused(tmp_path, "gzip stream")
     write_tar(tmp_path / "a.tar", [])
-    refused(tmp_path, "without a single item")
+    refused(tmp_path, "but no items in them")
     write_tar(tmp_path / "a.tar", [("a", sample(1))])
     (tmp_path / "x.png").write_bytes(picture(1))
     refused(tmp_path, "tars and images")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 broken")
-    refused(tmp_path / "b.parquet", "not a whole Parquet file")
+    refused(tmp_path / "b.parquet", "not a complete Parquet file")
     pq.write_table(pa.table({"url": ["x"], "image": ["path.png"]}), tmp_path / "b.parquet")
     refused(tmp_path / "b.parquet", r"no column of image bytes; its columns: url \(string\)")
     (tmp_path / "c.csv").write_text("a,b\n1,2\n")
@@ -431,7 +431,7 @@ def test_a_source_that_changed_after_ingest_is_noticed(tmp_path):
     write_parquet(tmp_path / "p.parquet", 8)
     (listed,) = list_inputs(str(tmp_path / "p.parquet"))
     write_parquet(tmp_path / "p.parquet", 6)
-    with pytest.raises(ValueError, match="listed were 8: it changed"):
+    with pytest.raises(ValueError, match="has changed since it was listed with 8 items"):
         list(ingest_rows(listed, 0, 8, IngestConfig()))
     gone = dict(rows[0], shard=str(tmp_path / "gone.tar"))
     assert read_images([gone], DecodeConfig())[0].reason == "FileNotFoundError"

@@ -205,26 +205,26 @@ def test_like_takes_the_settings_of_another_model_mapping_by_mapping():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"models": {"a": {"like": "b"}}}, "models.a.like = 'b': there is no such model; there are: a"),
+        ({"models": {"a": {"like": "b"}}}, "models.a.like = 'b': unknown model; known are: a"),
         (
             {"models": {"a": {"like": "b"}, "b": {"like": "c"}, "c": {"like": "b"}}},
-            "models are like each other in a circle: a → b → c → b",
+            "models inherit from each other in a cycle: a → b → c → b",
         ),
-        ({"models": {"a": {"like": "a"}}}, "in a circle: a → a"),
-        ({"models": {"a": {"captions": "blip2/photo"}}}, "models.a.captions = 'blip2/photo': `data` makes no such"),
+        ({"models": {"a": {"like": "a"}}}, "in a cycle: a → a"),
+        ({"models": {"a": {"captions": "blip2/photo"}}}, "models.a.captions = 'blip2/photo': `data` does not make"),
         ({"models": {"a": {}}, "data": {"required_captions": ["x"]}}, "data.required_captions = 'x'"),
-        ({"models": {"a": {}}, "prompts": {"p": {"model": "z"}}}, "prompts.p.model = 'z': models are a, and own"),
+        ({"models": {"a": {}}, "prompts": {"p": {"model": "z"}}}, "prompts.p.model = 'z': must be own or one of: a"),
         ({"models": {"a": {}}, "prompts": {"p": {}}}, "give either model or file"),
-        ({"models": {"a": {}}, "evaluations": {"replication": {"prompts": "q"}}}, "there are no such prompts"),
+        ({"models": {"a": {}}, "evaluations": {"replication": {"prompts": "q"}}}, "unknown prompts; known are: own"),
         ({"models": {"a": {}}, "evaluations": {"replicatoin": {}}}, "did you mean replication"),
         (
             {"models": {"a": {"training": {"training": {"max_stps": 1}}}}},
             "models.a.training.training.max_stps: unknown",
         ),
         ({"models": {"a b": {}}}, "should match pattern"),
-        ({"models": {"own": {}}}, "models.own: is the name of prompts"),
+        ({"models": {"own": {}}}, "models.own: this name is reserved"),
         ({"models": {}}, "at least 1"),
-        ({"models": {"a": FUSION}, "data": {"shards": {"train": "/data"}}}, "models.a: fuses, but"),
+        ({"models": {"a": FUSION}, "data": {"shards": {"train": "/data"}}}, "models.a: the model uses fusion, but"),
     ],
 )
 def test_mistakes_are_named(config, words):
@@ -246,5 +246,5 @@ def test_chosen_models_bring_what_they_need():
     assert {"caption", "generalize", "assemble fusion", "train b", "ingest held_out"} <= b
     assert not any(step.model == "a" for step in steps if step.name in b)
     assert selected(steps, config, ["a", "b"]) == selected(steps, config, []) == steps
-    with pytest.raises(InputError, match="--only c: there is no such model"):
+    with pytest.raises(InputError, match="--only c: unknown model"):
         selected(steps, config, ["c"])

@@ -75,7 +75,7 @@ def test_an_output_that_follows_its_inputs_is_done_again_without_being_told(plac
 def test_folders_of_others_are_never_replaced(place):
     out = output(place)
     out.store.write("mine.txt", b"mine")
-    with pytest.raises(InputError, match="not empty and not an output of toy"):
+    with pytest.raises(InputError, match="not empty and is not an output of toy"):
         out.is_to_do()
     other = FolderOutput("another", f"{place}2", {})
     other.write(build)
@@ -188,7 +188,7 @@ def test_an_older_result_is_moved_aside_again_and_again(tmp_path):
 def test_object_stores_are_not_moved(tmp_path):
     out = output(f"memory://{tmp_path}/aside")
     out.begin()
-    with pytest.raises(InputError, match="not moved"):
+    with pytest.raises(InputError, match="cannot be moved aside"):
         output(f"memory://{tmp_path}/aside", 1, on_change="recompute").begin()
 
 

@@ -115,7 +115,7 @@ def test_another_row_type_and_clashing_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds samples rows"):
         open_output(str(tmp_path), LATENTS, "toy", {}, PARTS, 4)
     clash = [InputPart("a/b", "x", 1, "s"), InputPart("a__b", "y", 1, "s")]
-    with pytest.raises(InputError, match="share the part name"):
+    with pytest.raises(InputError, match="have the same part name"):
         make(tmp_path / "clash", parts=clash)
 
 
@@ -374,7 +374,7 @@ def test_rows_are_made_again_only_from_the_inputs_of_the_others(tmp_path):
     fields = output.folder.read_json("_plan.json")["fields"]
     again = partial(reopen_output, str(tmp_path), output.producer, output.fingerprint, fields)
     assert again([*PARTS, InputPart("new", "new", 3, "s")]).chunks == output.chunks
-    with pytest.raises(InputError, match=r"something changed since:\n  - input a.tar\n"):
+    with pytest.raises(InputError, match=r"settings or inputs have changed:\n  - input a.tar\n"):
         again([replace(PARTS[0], signature="other"), *PARTS[1:]])
     with pytest.raises(InputError, match="- x: 1 → 2"):
         reopen_output(str(tmp_path), output.producer, output.fingerprint, fields | {"x": 2}, PARTS)

@@ -250,7 +250,7 @@ def test_sets_of_other_encoders_are_refused(tmp_path, sets):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"encoders": models}))
     check_encoders(sets[0], models)
     for name in models:
-        with pytest.raises(InputError, match=f"{name}: the set has {models[name]}, this training other"):
+        with pytest.raises(InputError, match=f"{name}: the set has {models[name]}, this training has other"):
             check_encoders(sets[0], models | {name: "other"})
 
 

@@ -165,7 +165,7 @@ def test_what_may_resume(tmp_path):
         run(tmp_path / "b", recipe=ToyRecipe(dropout=0.2, data="b"), load_from=checkpoint)
     with pytest.raises(InputError, match=r"run.optimizer.beta1: 0.9 → 0.5"):
         run(tmp_path / "b", config(optimizer={"beta1": 0.5}), load_from=checkpoint)
-    with pytest.raises(InputError, match="step 5, behind max_steps = 4"):
+    with pytest.raises(InputError, match="step 5, beyond max_steps = 4"):
         run(tmp_path / "b", config(max_steps=4), load_from=checkpoint)
     longer = config(max_steps=6, log_every_steps=2, gradient_accumulation_steps=2, parallel="fsdp2")
     assert run(tmp_path / "b", longer, load_from=checkpoint)[0].step == 6, "training longer is the same run"
@@ -199,7 +199,7 @@ def test_bad_values_stop_early(tmp_path):
         config(gradient_accumulation_steps=5)
     with pytest.raises(InputError, match="fewer than gradient_accumulation_steps = 2"):
         run(tmp_path, config(gradient_accumulation_steps=2), world_size=3)
-    with pytest.raises(InputError, match=r"training\.parallel = none but there are 3 workers"):
+    with pytest.raises(InputError, match=r"training\.parallel = none, but there are 3 workers"):
         run(tmp_path, config(parallel="none"), world_size=3)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         run(tmp_path, config(max_steps=30, optimizer={"learning_rate": 1e30}))

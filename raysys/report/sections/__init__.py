@@ -1,6 +1,6 @@
-"""The sections of a study's report. Each is a package with what it collects, what it says in numbers, and its template.
+"""The sections of a study's report. Each is a package with functions that collect its data, and a template.
 
-An evaluation's section has the evaluation's name, and two things more: a headline, and what its numbers do not show.
+The section of an evaluation has the evaluation's name, and also a headline and sentences about its limits.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from raysys.report.folder import RunFolder
 from raysys.report.headline import Headline
 
 PARTS = ("data", "captions", "training")
-"""Sections of every report, below those of the evaluations, in this order."""
+"""Sections of every report, in this order, below those of the evaluations."""
 
 
 class Section(Protocol):
-    """A part of the report. Its template is `<name>/section.html.j2` and sees what `view` returns."""
+    """A part of the report. Its template, `<name>/section.html.j2`, is rendered with the result of `view`."""
 
     def collect(self, run: RunFolder) -> Any | None:
-        """What the section shows; None when the run has nothing of it."""
+        """The data of the section; None if the run has none."""
         ...
 
     def summary(self, data: Any) -> dict[str, Any]:
-        """The same in numbers, for `summary.json`. An evaluation's: {"models": {name: …}, "references": {name: …}}."""
+        """Numbers for `summary.json`. For an evaluation: {"models": {name: …}, "references": {name: …}}."""
         ...
 
     def view(self, data: Any) -> dict[str, Any]:
-        """Plots and pictures: the variables of the template."""
+        """The variables of the template, including plots and pictures."""
         ...
 
 
 class EvaluationSection(Section, Protocol):
-    """The section of an evaluation. `<name>/result.html.j2` stands at the top of the page."""
+    """The section of an evaluation. Its second template, `<name>/result.html.j2`, is at the top of the page."""
 
     def headline(self, data: Any) -> Headline: ...
 

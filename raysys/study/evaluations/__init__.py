@@ -1,6 +1,6 @@
-"""The evaluations that a study may make: one module each, and a section of the same name in `raysys.report.sections`.
+"""The evaluations of a study: one module each, with a section of the same name in `raysys.report.sections`.
 
-Adding one is a module here, a section there and a name in `EVALUATIONS`.
+To add one, add a module here, a section there and a name to `EVALUATIONS`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ EVALUATIONS = ("replication",)
 
 
 class Evaluation(Protocol):
-    """What the module of an evaluation holds."""
+    """The interface of an evaluation's module."""
 
     Settings: type[Config]
-    """Its configuration. `Settings.prompts` names the prompts whose generations it measures."""
+    """The configuration. `Settings.prompts` names the prompts whose generations are measured."""
 
     def steps(self, settings: Any, shared: Shared, models: Sequence[Sampled]) -> list[Step]:
-        """The steps that measure `models`, the first of which is the reference. Pure: no file is read.
+        """The steps that measure `models`, the first of which is the reference. Must not read files.
 
-        `Step.model` says which model a step measures; `Step.reference` names what it gives to compare with.
+        `Step.model` is the model that a step measures; `Step.reference` names a measurement to compare with.
         """
         ...
 

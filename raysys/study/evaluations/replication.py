@@ -1,4 +1,4 @@
-"""The evaluation `replication`: how near each model's generations come to the images that it was trained on."""
+"""The evaluation `replication`: how similar each model's generations are to the images that it was trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAME = "replication"
 
 HELD_OUT = "held_out"
-"""The reference: the first model's generations searched among held-out images, which no model has seen."""
+"""The reference: the first model's generations compared with held-out images, which no model was trained on."""
 
 Settings = section_of(
     replicate.JobConfig,
@@ -27,7 +27,7 @@ Settings = section_of(
 
 
 def steps(settings: Any, shared: Shared, models: Sequence[Sampled]) -> list[Step]:
-    """Every model against what it was trained on, with real held-out images beside; then the reference."""
+    """One step per model, comparing it with its training images (and held-out images), then the reference step."""
     held_out = shared.samples("held_out")
     found = [
         _step(
@@ -54,7 +54,7 @@ def _step(shared: Shared, settings: Any, model: Sampled, reference: str | None =
     paths |= {"generated": model.generations, "replication": given}
     if not is_set(settings, "cluster"):
         paths["cluster"] = shared.config.cluster
-    # dedup and the models share them: what one step has described, the others read.
+    # Dedup and all models share these tables: features that one step has computed are read by the others.
     roles = {role: paths.get(role) for role in ("generated", "training", "held_out")}
     paths["features"] = {role: shared.features(place) for role, place in roles.items() if place is not None}
     config = configure(replicate.JobConfig, settings, f"evaluations.{NAME}", **paths)

@@ -1,4 +1,4 @@
-"""The section about captions: examples, their generality, and who wrote them."""
+"""The section about captions: examples, generality scores, captioners."""
 
 from raysys.report.sections.captions.collect import collect, summary
 from raysys.report.sections.captions.data import CaptionsReport

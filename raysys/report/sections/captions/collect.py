@@ -1,4 +1,4 @@
-"""What the report tells of a run's captions, read from the tables that the caption and generalize jobs wrote."""
+"""Collect the data of the captions section from the tables of the caption and generalize jobs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from raysys.tables.plan import PLAN, TABLE
 
 N_EXAMPLES = 6
 BIN_EDGES = np.linspace(0.0, 10.0, 41)
-"""Of the histograms of GS."""
+"""Bin edges of the histograms of the generality score (GS)."""
 
 
 def collect(run: RunFolder) -> CaptionsReport | None:
-    """None when the run made no captions. Reads both tables part by part; holds counts and a few examples."""
+    """None if the run made no captions. Reads both tables part by part; keeps only counts and a few examples."""
     captions, generalized = (_view(run, run.record[name]) for name in ("captions", "generalized"))
     if captions is None and generalized is None:
         return None
@@ -62,7 +62,7 @@ def _view(run: RunFolder, place: str | None) -> TableView | None:
 
 
 def summary(report: CaptionsReport) -> dict[str, Any]:
-    """The same for summary.json: {"captions": {"captioners": {name: …}, "levels": {level: …}, "generality"}}."""
+    """For summary.json: {"captions": {"captioners": {name: …}, "levels": {level: …}, "generality"}}."""
     scores = {s.level: s for s in report.scores}
     names = ("gs_before", "gs_after", "similarity", "changed")
     return {
@@ -83,7 +83,7 @@ def _figures(written: Written) -> dict[str, Any]:
 
 
 def _written(view: TableView | None, column: str) -> list[Written]:
-    """Fates and tokens of all rows with the same `column` (captioner or level), in the table's order."""
+    """Fates and tokens of the rows per value of `column` (captioner or level), in the table's order."""
     counts: dict[str, Counts] = defaultdict(Counts)
     tokens: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     model: dict[str, tuple[str | None, str | None]] = {}
@@ -114,7 +114,7 @@ def _level(level: str, means: Mapping[str, float], before: np.ndarray, after: np
 
 
 def _histograms(view: TableView, column: str) -> dict[str, np.ndarray]:
-    """{level: how many kept captions lie in each bin}"""
+    """{level: number of kept captions in each bin}"""
     counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(BIN_EDGES) - 1, dtype=np.int64))
     for table in view.rows(["level", column]):
         for level in pc.unique(table["level"]).to_pylist():
@@ -124,13 +124,13 @@ def _histograms(view: TableView, column: str) -> dict[str, np.ndarray]:
 
 
 def _rank(level: str) -> tuple[int, str]:
-    """In the order of the paper, which is not that of the alphabet."""
+    """Sort key: the order of the paper, then alphabetical."""
     known = list(REFERENCE)
     return (known.index(level) if level in known else len(known), level)
 
 
 def _sources(view: TableView | None) -> tuple[str, ...]:
-    """Whose captions were generalized."""
+    """The captioners whose captions were generalized."""
     tables = [] if view is None else view.rows(["captioner"], outcome=None)
     return tuple(sorted({name for table in tables for name in pc.unique(table["captioner"]).to_pylist()}))
 
@@ -146,7 +146,7 @@ def _pipeline(view: TableView | None) -> str | None:
 
 
 def _examples(captions: TableView | None, generalized: TableView | None, training: ImageSet) -> list[CaptionExample]:
-    """Images chosen by a hash of their id: the same in every report of the run, and not the prettiest ones."""
+    """Examples, chosen by a hash of the image id: the same in every report of the run, and not hand-picked."""
     main = generalized if generalized is not None else captions
     assert main is not None, "called with a table"
     chosen = _chosen(main)
@@ -182,7 +182,7 @@ def _rows_of(view: TableView | None, names: Sequence[str]) -> dict[str, list[dic
 def _texts(
     name: str, original: str | None, written: Sequence[dict[str, Any]], levels: Sequence[dict[str, Any]]
 ) -> tuple[CaptionText, ...]:
-    """The original caption, then the synthetic ones, each with what was made of it."""
+    """The original caption, then the synthetic ones, each with its generalized versions."""
     made: dict[str, list[GeneralizedText]] = defaultdict(list)
     for row in sorted(levels, key=lambda r: _rank(r["level"])):
         generalized = GeneralizedText(row["level"], row["text"], row["source_gs"], row["gs"], _problem(row))

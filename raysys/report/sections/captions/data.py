@@ -1,4 +1,4 @@
-"""What the section about captions is made of: frozen objects. Nothing here computes or renders."""
+"""The data of the captions section: frozen objects, without computation or rendering."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysys.report.data import ImageOf
 
 @dataclass(frozen=True)
 class GeneralizedText:
-    """One caption at one level of generalization, and how it ended."""
+    """One caption at one level of generalization, with its outcome."""
 
     level: str
     text: str | None
@@ -25,7 +25,7 @@ class GeneralizedText:
 
 @dataclass(frozen=True)
 class CaptionText:
-    """One caption of an image with what was made of it. `prompt` is the prompt's name; None = the original caption."""
+    """One caption of an image and its generalized versions. prompt: name of the prompt; None = original caption."""
 
     captioner: str
     prompt: str | None
@@ -45,7 +45,7 @@ class CaptionExample:
 
 @dataclass(frozen=True)
 class Written:
-    """What one captioner, or the rewriter at one level, wrote. `tokens` is the mean per caption over all its tries."""
+    """Statistics of one captioner, or of one level of generalization. tokens: mean per caption, including retries."""
 
     name: str
     counts: Counts
@@ -56,7 +56,7 @@ class Written:
 
 @dataclass(frozen=True)
 class LevelScores:
-    """GS and similarity of the `n` kept captions of one level, means; None where `n` is 0 or nothing was measured."""
+    """Mean GS and similarity of the `n` kept captions of one level; None if `n` is 0 or nothing was measured."""
 
     level: str
     n: int
@@ -64,10 +64,10 @@ class LevelScores:
     gs_after: float | None
     similarity: float | None
     changed: float | None
-    """Share of captions that are not the same as before, 0 … 1."""
+    """Fraction of captions that differ from before, 0 … 1."""
     before: np.ndarray
     after: np.ndarray
-    """How many captions have which GS: counts in equal bins over 0 … 10."""
+    """Histograms of GS before and after: counts in equal bins over 0 … 10."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class CaptionsReport:
     examples: Sequence[CaptionExample]
     training_image: ImageOf
     sources: Sequence[str] = ()
-    """Whose captions were generalized: captioners, or "original"."""
+    """The captioners whose captions were generalized, or "original"."""
     generality: str | None = None
-    """The NLP pipeline that the generality score came from."""
+    """The NLP pipeline that computed the generality score."""
     learned: Mapping[str, str] = field(default_factory=dict)
-    """Model → the kind of captions that it learned: original, captioner/prompt, …/level."""
+    """Model → the kind of captions that it was trained on: original, captioner/prompt, …/level."""

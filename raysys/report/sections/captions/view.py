@@ -1,4 +1,4 @@
-"""The captions section of a report: its pictures, its plot, and what the generality scores say in one line."""
+"""The captions section of a report: pictures, plot, and a one-line summary of the generality scores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from raysys.report.sections.captions.data import CaptionExample, CaptionsReport,
 from raysys.report.text import number, plain
 
 N_OPEN = 2
-"""Examples shown at once; the rest unfolds: captions are not what the report is about."""
+"""Examples that are not folded; the report is not primarily about captions."""
 
 EXAMPLES_BUDGET_BYTES = 300_000
-"""On top of the gallery and the clusters the page stays below 5 MB."""
+"""With this, the gallery and the clusters, the page stays below 5 MB."""
 
 PAPER = ", ".join(f"{plain(name)} {number(value)}" for name, value in REFERENCE.items())
 """The paper's mean GS of original and generalized captions, in words."""
@@ -50,7 +50,7 @@ def view(report: CaptionsReport) -> dict[str, Any]:
 
 
 def scores_in_words(scores: Sequence[LevelScores]) -> str:
-    """`general 4.31 → 6.02 (512 captions), five words …`; "" without any kept caption."""
+    """`general 4.31 → 6.02 (512 captions), five words …`; "" if no caption was kept."""
     return ", ".join(
         f"{plain(s.level)} {number(s.gs_before, 2)} → {number(s.gs_after, 2)} ({s.n:,} captions)" for s in scores if s.n
     )

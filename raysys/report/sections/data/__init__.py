@@ -1,4 +1,4 @@
-"""The section about the data: the fate of every row, the licenses, the duplicates that were found."""
+"""The section about the data: fates of all rows, licenses, duplicates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from raysys.tables.plan import TABLE
 
 @dataclass(frozen=True)
 class DataFates:
-    """`tables` in the order of the data; `duplicates`: clusters of two and more images."""
+    """tables: in data-flow order. duplicates: clusters of two or more images."""
 
     tables: Sequence[TableOutcome]
     training_image: ImageOf
     duplicates: Sequence[DuplicateCluster] = ()
     rows: Counts = field(default_factory=Counts)
-    """Fate of every training input row: ingest's, with the duplicates that dedup rejected afterwards."""
+    """Fates of all training input rows: those of ingest, updated by the rejections of dedup."""
 
 
 def collect(run: RunFolder) -> DataFates:
@@ -59,7 +59,7 @@ def _table(name: str, path: str) -> TableOutcome:
 
 
 def _clusters(path: str) -> list[DuplicateCluster]:
-    """Clusters of two and more, the representative first."""
+    """Clusters of two or more images, with the representative first."""
     members: dict[str, list[dict[str, Any]]] = {}
     columns = ["row_id", "cluster_id", "cluster_size", "kind", "license", "outcome"]
     for table in open_table(path, DUPLICATES).rows(columns, outcome=None):

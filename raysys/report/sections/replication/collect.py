@@ -1,4 +1,4 @@
-"""What the replication measurements of a run folder say."""
+"""Collect the replication measurements of a run folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's measurement; `image` gives its generations by id, `captions` says which captions it learned."""
+    """One model's measurement. image: returns a generation by id. captions: the kind that it was trained on."""
 
     name: str
     result: ReplicationResult
@@ -29,10 +29,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class ReplicationData:
-    """`models` in the order of the study: the first is the reference.
+    """models: in the order of the study; the first is the reference.
 
-    against_held_out: the study's first model's generations, searched among images that no model has seen.
-    The real held-out images, searched among the training images, are `held_out` of each result.
+    against_held_out: the first model's generations compared with held-out images, which no model was trained on.
+    The real held-out images compared with the training images are `held_out` of each result.
     """
 
     models: Sequence[Measured]
@@ -49,7 +49,7 @@ class ReplicationData:
 
 
 def collect(run: RunFolder) -> ReplicationData | None:
-    """None when no model was measured yet."""
+    """None if no model has been measured yet."""
     places = run.record["evaluations"][NAME]
     models = [
         Measured(
@@ -64,7 +64,7 @@ def collect(run: RunFolder) -> ReplicationData | None:
     if not models:
         return None
     held_out, against = places["references"].get(HELD_OUT), None
-    # It is about the study's first model: of no use where another one stands in for it.
+    # This reference belongs to the study's first model; it is not used if that model has no result.
     if models[0].name == run.models[0] and held_out is not None and _is_measured(run, held_out):
         against = load_result(run.path(held_out))
     return ReplicationData(models, run.training_images().bytes_of, against)
@@ -79,7 +79,7 @@ def measured(data: ReplicationData) -> list[str]:
 
 
 def summary(data: ReplicationData) -> dict[str, Any]:
-    """Figures per model and of the references, by what was compared with what."""
+    """Figures of each model and of the references, named by what was compared."""
     references = {}
     if data.against_held_out is not None:
         references["first_model_against_held_out"] = data.against_held_out.summary()
@@ -89,15 +89,15 @@ def summary(data: ReplicationData) -> dict[str, Any]:
 
 
 def table(data: ReplicationData) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """R of all, with the change from the reference, for the terminal."""
-    titles = ("Replication", "R", "95 % interval", "From the first", "Mean", "Generated", "Searched")
+    """For the terminal: R of all models and references, with the change from the first model."""
+    titles = ("Replication", "R", "95 % interval", "Change", "Mean", "Generated", "Compared with")
     rows = [_row(model.name, model.result, data.reference.result) for model in data.models]
     rows += [_row(label, result, None) for label, result in references(data)]
     return titles, rows
 
 
 def references(data: ReplicationData) -> list[tuple[str, ReplicationResult]]:
-    """(what it is, result) of what the models are compared with."""
+    """(label, result) of the measurements with which the models are compared."""
     found = []
     if data.against_held_out is not None:
         found.append((f"{data.reference.name} against held-out images", data.against_held_out))

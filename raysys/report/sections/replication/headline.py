@@ -1,6 +1,6 @@
-"""What the replication scores say, decided from the numbers.
+"""The headline of the replication scores, derived from the numbers.
 
-A lower R alone is "R is lower": R does not know whether a model draws well, so nothing here praises it.
+A lower R is only reported as "R is lower", never as better, because R does not measure image quality.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from raysys.report.text import change, interval, join_words, number
 
 
 def study_headline(data: ReplicationData) -> Headline:
-    """How R of the other models stands to that of the first."""
+    """How R of the other models compares with R of the first."""
     first, others = data.reference, data.models[1:]
     warnings = [w for other in others for w in _differences(first, other)]
     if overlapping := [other.name for other in others if _overlap(first.result, other.result)]:
         warnings.append(
             f"The 95 % intervals of R of {first.name} and of {join_words(overlapping)} overlap: with this many images "
-            "the difference may be chance. Generate more images to decide."
+            "the difference may be due to chance. Generate more images to decide."
         )
     for model in data.models:
         warnings += _missing_interval(model.name, model.result)
@@ -42,7 +42,7 @@ def _verdict(data: ReplicationData) -> str:
     if unclear := [other.name for other in lower if _differences(first, other)]:
         doubt = "the values are not comparable"
     elif unclear := [other.name for other in lower if _overlap(first.result, other.result)]:
-        doubt = "the difference may be chance"
+        doubt = "the difference may be due to chance"
     else:
         return verdict + "."
     return f"{verdict}, but {doubt}{'' if len(others) == 1 else ' for ' + join_words(unclear)}."
@@ -64,31 +64,31 @@ def _in_figures(data: ReplicationData) -> str:
 def _explanation(data: ReplicationData) -> str:
     first, held_out, real = data.reference, data.against_held_out, data.real_held_out
     text = (
-        "R says how close the nearest 5 % of a model's images come to the training image that they resemble most; 1 is "
-        "an identical image. It does not say how well a model draws or follows its prompts: an image that shows "
-        "nothing resembles nothing. Look at the images below."
+        "R is the similarity that the closest 5 % of a model's images reach with their nearest training image; 1 means "
+        "identical. It does not say how well a model draws or follows its prompts: an image that shows nothing is not "
+        "similar to anything. Look at the images below."
     )
     if held_out is not None:
         text += (
-            f" Searched among images that no model has seen, the images of {first.name} reach {number(held_out.R)}: "
-            "the level of chance."
+            f" Compared with held-out images that no model was trained on, the images of {first.name} reach "
+            f"{number(held_out.R)}: the level of chance."
         )
         excess = first.result.R - held_out.R
         for model in data.models[1:]:
             if excess > 0 and held_out.R <= model.result.R < first.result.R:
                 share = (first.result.R - model.result.R) / excess
-                text += f" R of {model.name} lies {100 * share:.0f} % of the way from {first.name} to that level."
+                text += f" R of {model.name} is {100 * share:.0f} % of the way from {first.name} to that level."
             elif excess > 0 and model.result.R < held_out.R:
-                text += f" R of {model.name} lies below that level."
+                text += f" R of {model.name} is below that level."
     if real is not None:
-        text += f" Real held-out images reach {number(real.R)} among the training images."
+        text += f" Real held-out images, compared with the training images, reach {number(real.R)}."
     return text + _about_captions(data)
 
 
 def _about_captions(data: ReplicationData) -> str:
     if len({model.captions for model in data.models}) < 2:
         return ""
-    return " The models learned different captions, and each is prompted with the captions that it learned."
+    return " The models were trained on different captions, and each is prompted with its own."
 
 
 def _held_out_warnings(data: ReplicationData) -> list[str]:
@@ -98,52 +98,55 @@ def _held_out_warnings(data: ReplicationData) -> list[str]:
     warnings = []
     if first.result.R <= held_out.R:
         warnings.append(
-            f"The images of {first.name} are no closer to its training images than to images it has never seen "
-            f"(R {number(first.result.R)} and {number(held_out.R)}): it did not memorize, so there is nothing to lower."
+            f"The images of {first.name} are not closer to its training images than to images that it was not trained "
+            f"on (R {number(first.result.R)} and {number(held_out.R)}): R shows no memorization that could be reduced."
         )
     if held_out.n_training != first.result.n_training:
         warnings.append(
-            f"The held-out level was searched among {held_out.n_training:,} images, R among "
-            f"{first.result.n_training:,}: R grows with that number, so the two are not quite comparable."
+            f"The held-out level was measured against {held_out.n_training:,} images, R against "
+            f"{first.result.n_training:,}: R grows with this number, so the two are not strictly comparable."
         )
     return warnings
 
 
 def replication_headline(result: ReplicationResult) -> Headline:
-    """One measurement alone: what R says in words. There is nothing to compare it with."""
+    """The headline of a single measurement: what R means, without a comparison."""
     verdict = f"The closest 5 % of the generated images reach a similarity of {number(result.R)} or more."
     explanation = (
         f"R = {number(result.R)} is the 95th percentile, over {result.n_generated:,} generated images, of the "
-        f"similarity to the nearest of {result.n_training:,} training images. 1 means identical to the descriptor."
+        f"similarity to the nearest of {result.n_training:,} training images. 1 means that the descriptor cannot tell "
+        "the two images apart."
     )
     if result.held_out is not None:
-        explanation += f" Real images that were not trained on reach {number(result.held_out.R)}: chance likeness."
+        explanation += (
+            f" Real images that were not trained on reach {number(result.held_out.R)}: the level of chance similarity."
+        )
     if result.R_background_percentile is not None:
         explanation += (
-            f" Of the training images, {result.R_background_percentile:.1f} % have no other training image "
-            "that is more similar to them than that."
+            f" For {result.R_background_percentile:.1f} % of the training images, the similarity to the nearest other "
+            "training image is not higher than R."
         )
     numbers = f"R {number(result.R)}" + (f" ({interval(result.R_ci)})" if result.R_ci else "")
     return Headline(verdict, numbers, explanation, tuple(_missing_interval("the generated images", result)))
 
 
 def limits(data: ReplicationData) -> Sequence[str]:
-    """What R does not show."""
+    """Sentences about what R does not show."""
     sentences = []
     if len({model.captions for model in data.models}) > 1:
         sentences.append(
-            "Models that learned other captions are also prompted with other captions: a difference of R between them "
-            "is that of captions, prompts and training together."
+            "Models trained on different captions are also prompted with different captions: a difference in R between "
+            "them is the combined effect of captions, prompts and training."
         )
     sentences.append(
-        "R says how near the generated images come to the training images under one descriptor. A copy that the "
-        "descriptor does not recognize is not counted, and a low R does not prove that nothing was memorized."
+        "R says how close the generated images are to the training images according to one descriptor. A copy that "
+        "the descriptor does not recognize is not counted, and a low R does not prove that nothing was memorized."
     )
     return sentences
 
 
 def _differences(first: Measured, other: Measured) -> list[str]:
-    """Reasons why two R may not be compared at all."""
+    """Reasons why two values of R are not comparable."""
     return [
         f"R of {first.name} and of {other.name} are not comparable: they come from different {name} ({a} and {b})."
         for what, name in (
@@ -166,4 +169,4 @@ def _overlap(first: ReplicationResult, other: ReplicationResult) -> bool:
 def _missing_interval(what: str, result: ReplicationResult) -> list[str]:
     if result.R_ci is not None:
         return []
-    return [f"There is no confidence interval for R of {what}: {result.R_ci_reason or 'none was computed'}."]
+    return [f"R of {what} has no confidence interval: {result.R_ci_reason or 'none was computed'}."]

@@ -1,4 +1,4 @@
-"""Plots and images of the replication section, for a study and for one measurement alone."""
+"""Plots and images of the replication section, for a study and for a single measurement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raysys.report.sections.replication.collect import ReplicationData, referenc
 
 @dataclass(frozen=True)
 class Line:
-    """One measurement on the scale and in the tables. `series` is its color; `change` from the first, in words."""
+    """One measurement on the scale and in the tables. series: its color. change: from the first one, as text."""
 
     label: str
     result: ReplicationResult
@@ -43,7 +43,7 @@ def view(data: ReplicationData) -> dict[str, Any]:
 
 
 def view_of_one(result: ReplicationResult, image: ImageOf, training_image: ImageOf) -> dict[str, Any]:
-    """The same for one measurement alone."""
+    """As `view`, for a single measurement."""
     lines = [Line("Generated", result, 0)]
     if result.held_out is not None:
         lines.append(Line("Held-out images", result.held_out, REFERENCES))

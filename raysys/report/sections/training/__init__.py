@@ -1,4 +1,4 @@
-"""The section about the models: how each was trained, and its loss."""
+"""The section about training: how each model was trained, and its loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysys.report.recipe import recipe_in_words
 
 @dataclass(frozen=True)
 class Training:
-    """`recipes`: model → how it was made, in words. `losses`: model → the records of its metrics.jsonl."""
+    """recipes: model → how it was made, in words. losses: model → the records of its metrics.jsonl."""
 
     recipes: Mapping[str, str]
     losses: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -25,7 +25,7 @@ def collect(run: RunFolder) -> Training:
 
 
 def summary(data: Training) -> dict[str, Any]:
-    """Nothing: recipes stand with the models."""
+    """Empty: `summary.json` has the recipes under the models."""
     return {}
 
 
