@@ -14,6 +14,7 @@ from raysys.shards.licenses import UNKNOWN
 from raysys.tables import TableView
 from raysys.tables.join import AlignedTable
 from raysys.tables.read import Part
+from raysys.tables.representatives import LEFT_OUT, Representatives
 
 BATCH_ROWS = 64
 """Samples of a materialized table that are held in memory at once."""
@@ -56,34 +57,26 @@ class ExportJoin:
     def rows(self, with_images: bool = True) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """(SAMPLES row, its export row without the image) of every sample that is exported, in table order."""
         captions = [AlignedTable(view) for view in self.captions]
-        duplicates = AlignedTable(self.duplicates) if self.duplicates else None
+        join = Representatives(self.samples, self.duplicates)
         for part in self.samples.parts:
             captions_of = [table.all_rows_of(part, CAPTION_FIELDS) for table in captions]
-            clusters = duplicates.rows_of(part, ["license", "sources"]) if duplicates else None
-            for sample in _samples_of(part, with_images):
-                if sample["outcome"] != KEPT:
-                    self.counts.add(REJECTED, f"sample_{sample['outcome']}")
-                    continue
+            for outcome in part.read(["outcome"])["outcome"].to_pylist():
+                if outcome != KEPT:
+                    self.counts.add(REJECTED, f"sample_{outcome}")
+            for sample in _samples_of(join, part, with_images):
                 if self.n_seen == self.limit:
                     return
                 self.n_seen += 1
-                row = self._row(sample, [found.get(sample["row_id"], []) for found in captions_of], clusters)
+                row = self._row(sample, [found.get(sample["row_id"], []) for found in captions_of])
                 if row is not None:
                     yield sample, row
 
-    def _row(self, sample: dict, captions: list[list[dict]], clusters: dict[str, dict] | None) -> dict | None:
+    def _row(self, sample: dict, captions: list[list[dict]]) -> dict | None:
         """The export row of a kept sample, without the image; None, and counted, when it is left out."""
-        license, evidence, sources = sample["license"], sample["license_evidence"], []
-        if clusters is not None:
-            cluster = clusters.get(sample["row_id"])
-            if cluster is None or cluster["outcome"] != KEPT:
-                self.counts.add(REJECTED, "not_deduplicated" if cluster is None else cluster["reason"])
-                return None
-            sources = cluster["sources"] or []
-            if cluster["license"] != license:
-                license = cluster["license"]
-                evidence = f"the strictest of {len(sources)} copies; this one: {evidence}"
-        if license is None or license == UNKNOWN:
+        if sample[LEFT_OUT] is not None:
+            self.counts.add(REJECTED, sample[LEFT_OUT])
+            return None
+        if sample["license"] is None or sample["license"] == UNKNOWN:
             self.counts.add(REJECTED, "license_unknown")
             return None
         rows = list(chain.from_iterable(sorted(some, key=lambda row: row["caption_id"]) for some in captions))
@@ -102,14 +95,14 @@ class ExportJoin:
             "caption_id": main["caption_id"],
             "captions": chosen,
             "original_caption": sample["caption"],
-            "license": license,
-            "license_evidence": evidence,
-            "sources": sources,
+            "license": sample["license"],
+            "license_evidence": sample["license_evidence"],
+            "sources": sample["sources"] or [],
         }
 
 
-def _samples_of(part: Part, with_images: bool) -> Iterator[dict[str, Any]]:
-    columns = [*_FROM_SAMPLE, *_FOR_READING, "caption", "license", "license_evidence", "outcome"]
-    table = part.read(columns if with_images else [name for name in columns if name != "image"])
+def _samples_of(join: Representatives, part: Part, with_images: bool) -> Iterator[dict[str, Any]]:
+    columns = [*_FROM_SAMPLE, *_FOR_READING, "caption", "license", "license_evidence", "sources"]
+    table = join.with_left_out(part, columns if with_images else [name for name in columns if name != "image"])
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         yield from batch.to_pylist()

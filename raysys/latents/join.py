@@ -14,6 +14,7 @@ from raysys.rows import TRAINING_SET
 from raysys.tables import TableView
 from raysys.tables.join import AlignedTable
 from raysys.tables.plan import PLAN
+from raysys.tables.representatives import LEFT_OUT, NOT_DEDUPLICATED, Representatives
 
 FROM_SAMPLES = ("row_id", "sample_id", "license", "url")
 FROM_LATENTS = ("latents", "latents_shape")
@@ -75,7 +76,7 @@ def training_rows(tables: SetTables, which: Sequence[str] | None, keep_duplicate
 class _Join:
     def __init__(self, tables: SetTables, which: Sequence[str] | None, keep_duplicates: bool) -> None:
         self.which, self.keep_duplicates = which, keep_duplicates
-        self.duplicates = None if tables.duplicates is None else AlignedTable(tables.duplicates)
+        self.samples = Representatives(tables.samples, tables.duplicates)
         self.latents = AlignedTable(tables.latents)
         self.text_states = [AlignedTable(view) for view in tables.text_states]
         self.required = [AlignedTable(view) for view in tables.required]
@@ -100,19 +101,12 @@ class _Join:
 
     def _representatives(self, part: Any) -> Iterator[tuple[dict[str, Any], int]]:
         """(columns of SAMPLES, number of copies) for each kept sample that represents its cluster."""
-        clusters = None if self.duplicates is None else self.duplicates.rows_of(part)
-        for sample in part.read([*FROM_SAMPLES, "outcome"]).to_pylist():
-            if sample.pop("outcome") != KEPT:
-                continue
-            if clusters is None:
-                yield sample, 1
-                continue
-            cluster = clusters.get(sample["row_id"])
-            if cluster is None:
-                yield sample | rejected("not_deduplicated"), 1
-            elif cluster["outcome"] == KEPT:
-                copies = cluster["cluster_size"] if self.keep_duplicates else 1
-                yield sample | {"license": cluster["license"]}, copies
+        for sample in self.samples.with_left_out(part, [*FROM_SAMPLES, "cluster_size"]).to_pylist():
+            cluster_size, left_out = sample.pop("cluster_size"), sample.pop(LEFT_OUT)
+            if left_out is None:
+                yield sample, cluster_size if self.keep_duplicates else 1
+            elif left_out == NOT_DEDUPLICATED:
+                yield sample | rejected(NOT_DEDUPLICATED), 1
 
     def _arrays(self, latents: dict[str, Any] | None, captions: list[dict[str, Any]]) -> dict[str, Any]:
         """The columns of latents and captions, and the row's fate."""

@@ -416,7 +416,7 @@ def test_bad_places_and_tables_are_refused(world, tmp_path):
         export(world, "s3://bucket/out")
     with pytest.raises(InputError, match="twice"):
         export(world, tmp_path / "out", captions=[str(world / "captions")] * 2)
-    with pytest.raises(InputError, match="holds samples rows, captions expected"):
+    with pytest.raises(InputError, match="holds samples rows, expected captions rows"):
         export(world, tmp_path / "out", captions=[str(world / "samples")])
     derive(tmp_path / "copy", CAPTIONS, "alpha", world / "samples", alpha)
     with pytest.raises(InputError, match="captions with the same id in two"):

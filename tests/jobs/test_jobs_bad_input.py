@@ -74,7 +74,7 @@ def test_missing_model_and_prompts(tmp_path):
 
 
 def test_the_wrong_kind_of_table(folder):
-    refused(job_here("encode", folder, "duplicates=samples"), "samples", "holds samples rows, duplicates expected")
+    refused(job_here("encode", folder, "duplicates=samples"), "samples", "holds samples rows, expected duplicates rows")
     refused(job_here("dedup", folder, "features=samples"), "samples", "holds samples rows")
     refused(job_here("ingest", folder, "input=samples"), "samples")
 
