@@ -584,7 +584,7 @@ def test_a_server_that_stays_away_stops_the_run_and_costs_no_row() -> None:
     with pytest.raises(InputError, match=r"max_outage_s = 0.4 s: .*(?s:.)*run the same command again"):
         generator.generate([Request(str(i), "abc", WARM) for i in range(60)])
     assert time.monotonic() - began >= 0.4
-    with pytest.raises(InputError, match="has been away"):  # another chunk of the same worker
+    with pytest.raises(InputError, match="has been unavailable"):  # another chunk of the same worker
         generator.generate([Request("1", "abc", WARM)])
     with server:
         (reply,) = generator.generate([Request("1", "abc", WARM, seed=7)])

@@ -300,7 +300,7 @@ def test_an_endpoint_is_what_auto_means_where_one_is_given():
     endpoint = {"base_url": "http://127.0.0.1:1/v1"}
     assert resolve_engine(llm("gpt-x", "auto", endpoint=endpoint)) == "openai"
     for engine in ("vllm", "transformers"):
-        with pytest.raises(InputError, match=f"engine = {engine} does not ask the endpoint"):
+        with pytest.raises(InputError, match=f"engine = {engine} does not use the endpoint"):
             validate(LlmConfig, {"model": "m", "engine": engine, "endpoint": endpoint}, "test")
 
 
