@@ -811,7 +811,7 @@ def test_a_key_that_cannot_be_one_is_named_by_its_variable(key: str | None, monk
         ("http://host:port/v1", "not a valid address"),
         ("http://user:hunter2@host/v1", "api_key_env"),
         ("http://host/v1?key=hunter2", "api_key_env"),
-        ("http://host/v1/chat/completions/", "take /chat/completions away"),
+        ("http://host/v1/chat/completions/", "remove /chat/completions"),
     ],
 )
 def test_a_base_url_that_is_none(url: str, message: str) -> None:
