@@ -1,1 +1,2 @@
-"""Prompts, with or without an image, in; completions out: vLLM, an OpenAI-compatible endpoint, or transformers."""
+"""Language models: prompts, with or without an image → completions, by vLLM, an OpenAI-compatible endpoint or
+transformers."""

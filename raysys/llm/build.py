@@ -1,4 +1,4 @@
-"""A `LlmConfig` → the engine that runs it, and which of its settings change results."""
+"""Choose and build the engine of a `LlmConfig`; determine which of its settings change results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raysys.models.loading import model_hash
 Engine = Literal["vllm", "transformers", "openai"]
 
 NOT_ON_VLLM = frozenset({"Florence2ForConditionalGeneration"})
-"""Architectures that recipes use and vLLM 0.29 does not serve."""
+"""Architectures used by recipes that vLLM 0.29 does not support."""
 
 _SPEED_ONLY = frozenset(
     {
@@ -43,16 +43,15 @@ _SPEED_ONLY = frozenset(
         "use_tqdm_on_load",
     }
 )
-"""Arguments of vLLM's engine that change time and memory, but not answers (beyond the rounding of the last bits).
+"""Arguments of vLLM's engine that affect time and memory, but not answers (except for rounding of the last bits).
 
-Not among them: load_format, which can mean random weights, and limit_mm_per_prompt, which can mean that no image is
-taken.
+load_format (which can mean random weights) and limit_mm_per_prompt (which can exclude images) are not among them.
 """
 
 
 def resolve_engine(config: LlmConfig) -> Engine:
-    """The engine that `config.engine` means here: auto is the endpoint where there is one, else vllm where it is
-    installed and serves the model. Jobs ask on the driver and send the answer to their workers."""
+    """The engine to use: auto = the endpoint if there is one, else vllm if it is installed and supports the model, else
+    transformers. Jobs resolve it on the driver and send the result to their workers."""
     if config.is_remote:
         return "openai"
     if config.engine != "auto":
@@ -62,9 +61,9 @@ def resolve_engine(config: LlmConfig) -> Engine:
 
 
 def build_generator(config: LlmConfig, share: float = 1.0) -> Generator:
-    """The loaded model behind `config`; takes seconds to minutes. InputError when it cannot be.
+    """Load the model of `config`, which takes seconds to minutes. Raises InputError if it cannot be loaded.
 
-    share: this worker's part of an endpoint's rate limit, which holds for the whole job.
+    share: this worker's fraction of an endpoint's rate limit, which applies to the whole job.
     """
     engine = resolve_engine(config)
     if engine == "vllm":
@@ -81,9 +80,9 @@ def build_generator(config: LlmConfig, share: float = 1.0) -> Generator:
 
 
 def revision(config: LlmConfig) -> str:
-    """What rows record as the model's revision: the configured one, else a hash of the folder's contents.
+    """The model's revision that rows record: the configured one, else a hash of the folder's contents.
 
-    For an endpoint it is the configured revision, else the model's name.
+    For an endpoint: the configured revision, else the model's name.
     """
     if config.revision is not None:
         return config.revision
@@ -91,10 +90,10 @@ def revision(config: LlmConfig) -> str:
 
 
 def identity(config: LlmConfig) -> dict[str, Any]:
-    """Everything about the model that changes its answers: part of a table's fingerprint. Reads the whole folder.
+    """Everything about the model that changes its answers, for the table's fingerprint. Reads the whole folder.
 
-    Not in it: where it runs, how many at a time, how its memory is split. An endpoint is identified by the served
-    model's name and the configured revision: a server that moves stays the same model.
+    Excludes device, batch sizes and memory settings. An endpoint is identified by the served model's name and the
+    configured revision, not by its address.
     """
     engine = resolve_engine(config)
     common = {
@@ -120,7 +119,7 @@ def identity(config: LlmConfig) -> dict[str, Any]:
 
 
 def _folder_hash(folder: Path) -> str:
-    """sha256 over weights, configs and vocabularies, chat templates and code; read once per process and version."""
+    """SHA-256 of weights, configs, vocabularies, chat templates and code; cached per process and file version."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return _hash(folder, tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 

@@ -1,4 +1,4 @@
-"""What every engine takes and gives. Stages use only these types; the configuration chooses the engine."""
+"""The interface of all engines. Stages use only these types; the configuration selects the engine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from raysys.errors import WorkerBroken
 
 
 class SamplingConfig(Config):
-    """How tokens are drawn; the names are those of vLLM's SamplingParams."""
+    """Sampling of tokens, with the names of vLLM's SamplingParams."""
 
     temperature: float = Field(0.0, ge=0, description="0 = greedy: always the most likely token")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the most likely tokens that hold this probability")
-    top_k: int = Field(0, ge=0, description="draw among this many tokens; 0 = all")
-    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens that occurred less likely")
-    max_tokens: int = Field(128, ge=1, description="tokens of an answer at most; longer ones end with `length`")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the most likely tokens with this total probability")
+    top_k: int = Field(0, ge=0, description="sample from this many most likely tokens; 0 = all")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that have occurred become less likely")
+    max_tokens: int = Field(128, ge=1, description="maximum tokens of an answer; longer ones end with `length`")
     stop: tuple[str, ...] = Field((), description="the answer ends before any of these strings")
 
 
@@ -29,10 +29,10 @@ class SamplingConfig(Config):
 class Request:
     """One question to the model, asked for `n` answers.
 
-    id: names it in outcomes and messages; its text never is (it may be private).
-    text: the instruction; the engine puts it into the chat template or completion prompt of the model.
+    id: its name in outcomes and messages, which never contain its text (it may be private).
+    text: the instruction; the engine inserts it into the chat template or completion prompt of the model.
     image: uint8 [H, W, 3], RGB, already resized; None = text only.
-    seed: of this request alone, so that its answers do not depend on what is beside it in a batch.
+    seed: of this request, so that its answers do not depend on other requests in the batch.
     adapter: name of a LoRA adapter from the engine's configuration; None = the base model.
     """
 
@@ -47,11 +47,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `finish_reason`: stop (the model ended), length (max_tokens), or the engine's own word.
+    """One answer. finish_reason: stop (end of answer), length (max_tokens), or the engine's own reason.
 
-    text: without white space around it, special tokens, and a stop string that ended it.
-    prompt_tokens: the image's included.
-    completion_tokens: None when the engine counts the answers of one request together and cannot tell them apart.
+    text: without surrounding white space, special tokens and the stop string.
+    prompt_tokens: including the image's.
+    completion_tokens: None if the engine only reports the sum over all answers of a request.
     """
 
     text: str
@@ -62,9 +62,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no answer. bad_input: the request itself is at fault (too long …), a retry would not help.
+    """The reason why a request has no answer. bad_input: the request is at fault (too long …); a retry cannot help.
 
-    `detail` never holds prompt text.
+    detail: never contains prompt text.
     """
 
     reason: str
@@ -72,25 +72,25 @@ class Failure:
     bad_input: bool = False
 
     def fate(self, stage: str) -> dict[str, str | None]:
-        """The outcome columns of the row that stands for this request."""
+        """The fate columns of the request's row."""
         if self.bad_input:
             return outcomes.rejected(self.reason, self.detail)
         return outcomes.error(stage, self.reason, self.detail)
 
 
 Reply = list[Completion] | Failure
-"""The `n` answers of one request in order, or why there are none."""
+"""The `n` answers to one request in order, or a failure."""
 
 
 class EngineDied(WorkerBroken):
-    """The engine behind a generator is gone (its process died)."""
+    """The process of a generator's engine died."""
 
 
 class Generator(Protocol):
-    """A loaded model. Thread-safe: several chunks may be in flight, which keeps the engine busy."""
+    """A loaded model. Thread-safe, so that several chunks can be in flight to keep the engine busy."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order; one bad request does not affect another. Raises EngineDied."""
+        """One reply per request, in order; a bad request does not affect others. Raises EngineDied."""
 
     def close(self) -> None:
-        """Free the model, end its processes and threads."""
+        """Free the model and stop its processes and threads."""

@@ -1,7 +1,7 @@
-"""How transformers' `generate` draws the tokens of rows in a batch, independently of each other.
+"""Independent sampling of the rows of a batch with transformers' `generate`.
 
-Tokens are drawn by the Gumbel-max trick: argmax(logits + Gumbel noise) is a draw from softmax(logits), and with a
-random generator per row the draw depends on that row's seed and logits only.
+Tokens are sampled with the Gumbel-max trick: argmax(logits + Gumbel noise) is a sample from softmax(logits). With one
+random generator per row, it depends only on that row's seed and logits.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from raysys.llm.contract import SamplingConfig
 
 
 def logits_processors(sampling: SamplingConfig, seeds: Sequence[int], prompt_mask: torch.Tensor) -> LogitsProcessorList:
-    """What is done to the logits before the largest is taken: penalty, temperature, top-k, top-p, draw, as in vLLM.
+    """Processors applied to the logits before argmax: penalty, temperature, top-k, top-p, noise, as in vLLM.
 
-    seeds: one per row. prompt_mask: [rows, prompt] of what `generate` continues, 0 where it is padding.
+    seeds: one per row. prompt_mask: mask [rows, prompt] of the input of `generate`, 0 for padding.
     """
     steps = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
@@ -43,7 +43,7 @@ def logits_processors(sampling: SamplingConfig, seeds: Sequence[int], prompt_mas
 
 
 class _RepetitionPenalty(LogitsProcessor):
-    """Keskar et al. 2019 (arXiv 1909.05858), over prompt and answer; transformers' own counts the padding as well."""
+    """Keskar et al. 2019 (arXiv 1909.05858), over prompt and answer; transformers' version also counts padding."""
 
     def __init__(self, penalty: float, prompt_mask: torch.Tensor) -> None:
         self.penalty = penalty
@@ -59,7 +59,7 @@ class _RepetitionPenalty(LogitsProcessor):
 
 
 class _Draw(LogitsProcessor):
-    """Adds Gumbel noise, −log of exponential noise, from each row's own generator."""
+    """Adds Gumbel noise (−log of exponential noise) from each row's generator."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -72,10 +72,10 @@ class _Draw(LogitsProcessor):
 
 
 class RowEnds(StoppingCriteria):
-    """Each row ends on its own: at its own number of tokens, or after a stop string."""
+    """Stops each row separately: at its maximum number of tokens, or after a stop string."""
 
     def __init__(self, tokenizer: Any, start: int, max_tokens: Sequence[int], stop: Sequence[str]) -> None:
-        """start: length of what `generate` continues. max_tokens: of each row."""
+        """start: length of the input of `generate`. max_tokens: for each row."""
         self.tokenizer, self.start, self.max_tokens, self.stop = tokenizer, start, list(max_tokens), tuple(stop)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
@@ -91,9 +91,9 @@ class RowEnds(StoppingCriteria):
 def finished(
     tokenizer: Any, tokens: Sequence[int], ends: frozenset[int], max_tokens: int, stop: Sequence[str]
 ) -> tuple[str, str, int]:
-    """(text, finish reason, number of tokens) of one generated row, whatever stands behind its end.
+    """(text, finish reason, number of tokens) of one generated row; ignores everything after its end.
 
-    ends: the model's end tokens; one is counted, and not part of the text.
+    ends: the model's end tokens; the first is counted, but not part of the text.
     """
     tokens = list(tokens)[:max_tokens]
     place = next((i for i, token in enumerate(tokens) if token in ends), None)
@@ -105,5 +105,5 @@ def finished(
         n_tokens = next(n for n, start in zip(lengths, decoded, strict=True) if any(s in start for s in stop))
         text = text[: min(text.index(s) for s in stop if s in text)]
         reason = "stop"
-    # A character that was cut in its middle decodes to replacement marks; vLLM holds its bytes back.
+    # An incomplete character decodes to replacement characters; vLLM omits it.
     return text.rstrip("\ufffd").strip(), reason, n_tokens

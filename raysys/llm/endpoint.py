@@ -1,9 +1,9 @@
-"""The engine for a server: any OpenAI-compatible endpoint, through an async client.
+"""The engine for an OpenAI-compatible endpoint, with an async client.
 
-One thread runs an event loop with a connection pool; callers' threads hand requests to it and wait. Temporary
-failures are tried again: after growing waits, or when the server asks for it. A server that cannot be reached has not
-seen the request, so this does not count as a try: the worker waits. After `max_outage_s` the run stops and the rows
-in hand stay pending; else a server that is away would turn millions of rows into errors.
+One thread runs an event loop with a connection pool; callers' threads pass requests to it and wait. Temporary failures
+are retried with exponential backoff, or after the time that the server asks for. If the server cannot be reached, the
+worker waits, which does not count as an attempt. After `max_outage_s` the run stops, and the current rows stay pending;
+otherwise an unavailable server would turn millions of rows into errors.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from raysys.llm.seeds import draw_seed
 logger = logging.getLogger(__name__)
 
 RECONNECT_WAIT_S = 5.0
-"""The longest wait between two attempts to reach a server that is away: a refused connection costs nothing."""
+"""Maximum wait between two attempts to reach an unavailable server; a refused connection is cheap."""
 
 CROWDED_PER_TRY = 10
-"""A request may get "too many requests" this many times `max_attempts` while others are answered, before it
-counts."""
+"""While other requests are answered, a request fails only after `max_attempts` times this many "too many requests"."""
 
 
 class EndpointGenerator:
     """A model behind an OpenAI-compatible endpoint. Thread-safe: callers share connections, slots and the rate limit.
 
-    share: this worker's part of the job's `requests_per_minute`, in (0, 1]. A key that the server refuses is an
-    InputError from `generate`, from then on: every other request would get the same answer. A 403 after an answer is
-    a failure of its own request only. A server that is away for `max_outage_s` is an InputError
-    too, until it is there again.
+    share: this worker's fraction of the job's `requests_per_minute`, in (0, 1]. If the server refuses the key,
+    `generate` raises InputError from then on, because all requests would be refused. A 403 after a successful request
+    only fails its own request. If the server is unavailable for `max_outage_s`, `generate` raises InputError until it
+    is available again.
     """
 
     def __init__(self, config: LlmConfig, share: float = 1.0) -> None:
@@ -56,15 +55,15 @@ class EndpointGenerator:
         self._denied: InputError | None = None
         self._closed = False
         self._lock = threading.Lock()
-        # Python's own kind, not the process's: Ray installs uvloop where it finds it, which cannot race addresses.
+        # Not the process's default loop: Ray installs uvloop if available, which cannot race addresses (RFC 8305).
         self._loop = asyncio.SelectorEventLoop()
-        # A daemon, so that a program that dies without close() ends.
+        # A daemon thread, so that a program that fails without close() can exit.
         self._thread = threading.Thread(target=self._loop.run_forever, name="raysys-endpoint", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._connection.open(), self._loop).result()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order. InputError: the server refuses the key, or is away for too long."""
+        """One reply per request, in order. Raises InputError if the server refuses the key or is away for too long."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("generate() after close()")
@@ -74,11 +73,11 @@ class EndpointGenerator:
         except concurrent.futures.CancelledError:
             raise RuntimeError("closed while it was generating") from None
         except BaseException:
-            future.cancel()  # Ctrl-C in this thread: nobody waits for the answers any more
+            future.cancel()  # Ctrl-C in this thread: the answers are no longer needed
             raise
 
     def close(self) -> None:
-        """Cancel what is under way, close the connections, end the thread. A second call does nothing."""
+        """Cancel open requests, close the connections and end the thread. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -106,7 +105,7 @@ class EndpointGenerator:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, request: Request) -> Reply:
-        """The request's n completions: greedy answers are all equal, and some servers give fewer than asked for."""
+        """The request's n completions. Greedy answers are requested once; some servers return fewer than requested."""
         if request.image is not None and not is_chat(self._config):
             detail = "the completion format takes no image: use prompt_format: chat"
             return Failure("image_not_supported", detail, bad_input=True)
@@ -123,7 +122,7 @@ class EndpointGenerator:
         return answers * request.n if greedy else answers
 
     async def _ask(self, request: Request, n: int, seed: int) -> list[Completion] | Failure:
-        """At least one completion, by as many tries as it takes and the configuration allows."""
+        """At least one completion, with as many attempts as needed and allowed."""
         clock = self._loop.time
         n_failed = n_unreached = n_crowded = 0
         last_try = clock()
@@ -143,8 +142,8 @@ class EndpointGenerator:
                     raise away(self._endpoint, got.failure)
                 await asyncio.sleep(backoff_s(n_unreached, min(RECONNECT_WAIT_S, self._endpoint.max_wait_s)))
                 continue
-            # "Too many requests" while others are answered: caused by our other requests, so not a try of this one.
-            # Unless that goes on and on: then this one alone is more than the server's limit allows.
+            # "Too many requests" while others are answered is caused by our other requests, so it does not count as an
+            # attempt of this one, unless it persists: then this request alone exceeds the server's limit.
             crowded = got.everyone and self._last_success >= last_try
             crowded = crowded and n_crowded < CROWDED_PER_TRY * self._endpoint.max_attempts
             n_crowded, n_failed = n_crowded + crowded, n_failed + (not crowded)
@@ -156,7 +155,7 @@ class EndpointGenerator:
     async def _wait(self, trouble: Trouble, n_failed: int) -> None:
         if trouble.wait_s is None:
             wait_s = backoff_s(max(1, n_failed), self._endpoint.max_wait_s)
-        else:  # a little later than asked, and not all at once
+        else:  # slightly later than requested, and not all at once
             wait_s = min(self._endpoint.max_outage_s, trouble.wait_s * random.uniform(1.0, 1.1))
         if trouble.everyone:
             self._pace.pause(self._loop.time() + wait_s)
@@ -167,10 +166,10 @@ class EndpointGenerator:
         await asyncio.sleep(wait_s)
 
     async def _try(self, request: Request, n: int, seed: int) -> list[Completion] | Trouble:
-        """Send one HTTP request and record what it says about the server."""
+        """Send one HTTP request and update what is known about the server's availability."""
         if request.image is None:
             body = body_of(self._config, request, n, seed)
-        else:  # encoding an image takes milliseconds, in which the loop serves other requests
+        else:  # in a thread, because encoding an image takes milliseconds
             body = await asyncio.to_thread(body_of, self._config, request, n, seed)
         answer = await self._connection.post(path_of(self._config), body)
         self._note_presence(answer)
@@ -180,7 +179,7 @@ class EndpointGenerator:
             return read_reply(answer.status, answer.headers, answer.payload, request, n, is_chat(self._config))
         except Denied as refusal:
             if refusal.status == 403 and self._last_success > float("-inf"):
-                # The key is good: others were answered with it. The server does not say why it refuses this request.
+                # The key is valid, because others were answered with it; the server gives no reason for this refusal.
                 detail = "the server answered 403 to this request, after others were answered"
                 return Trouble(Failure("http_403", detail), retry=False)
             self._denied = denied(self._endpoint, refusal.status)

@@ -1,6 +1,6 @@
-"""What travels between us and an OpenAI-compatible server: the body of a request, and what a reply means.
+"""Bodies of requests to an OpenAI-compatible server, and interpretation of its replies.
 
-Nothing that is made from a reply repeats its text, except the completions themselves: servers echo prompts in messages.
+Messages made from a reply never contain its text, because servers may echo prompts; only completions do.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.llm.rate_limit import retry_after_s
 
 RETRIED = frozenset({408, 409, 425, 429})
-"""Client-error codes that are temporary, as all of 500 and above may be."""
+"""Temporary client errors, which are retried like all codes of 500 and above."""
 
 DENIED = frozenset({401, 403})
 
 TOO_LONG = re.compile(r"context[ _](length|size|window)|exceed_context_size|maximum model length", re.I)
-"""Codes and messages of OpenAI, llama.cpp, vLLM and most others, for a prompt beyond the context."""
+"""Codes and messages of OpenAI, llama.cpp, vLLM and most others for a prompt that exceeds the context."""
 
 ANSWER_TOO_LONG = re.compile(r"max_(completion_)?tokens\W[^.]{0,60}too large", re.I)
-"""vLLM up to 0.10, for a max_tokens that the context leaves no room for: the setting is at fault and not the prompt."""
+"""Message of vLLM up to 0.10 if max_tokens does not fit into the context: the setting is at fault, not the prompt."""
 
 FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai|moderation|\bflagged\b", re.I)
-"""Codes and messages of Azure, OpenAI and OpenRouter, for a prompt or answer that a content filter blocks."""
+"""Codes and messages of Azure, OpenAI and OpenRouter for a prompt or answer that a content filter blocks."""
 
 # fmt: off
 PARAMETERS = ("model", "messages", "prompt", "image_url", "max_tokens", "temperature", "top_p", "top_k",
               "repetition_penalty", "seed", "n", "stop")
 # fmt: on
-"""The parameters that a refusal may name."""
+"""Parameter names that may be repeated from a refusal."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A try that brought no completions. wait_s: what the server asked for; None = our own back-off.
+    """An attempt without completions. wait_s: requested by the server; None = our own backoff.
 
-    retry: another try may help. reached: the server has seen the request. everyone: the server is overloaded, and the
-    whole worker has to wait.
+    retry: whether another attempt may help. reached: whether the server has received the request. everyone: whether the
+    server is overloaded, so that the whole worker must wait.
     """
 
     failure: Failure
@@ -57,7 +57,7 @@ class Trouble:
 
 
 class Denied(Exception):
-    """The server refuses us, and does not speak of the prompt: 401 or 403. Holds the status code only."""
+    """The server refuses access (401, or 403 that is not about the prompt). Holds only the status code."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -65,21 +65,21 @@ class Denied(Exception):
 
 
 def path_of(config: LlmConfig) -> str:
-    """Below base_url."""
+    """The path of completions, relative to base_url."""
     return "/chat/completions" if is_chat(config) else "/completions"
 
 
 def is_chat(config: LlmConfig) -> bool:
-    """`auto` is chat: a server does not say whether its model has a template."""
+    """Whether to use the chat API; `auto` is chat, because servers do not tell whether the model has a template."""
     return config.prompt_format != "completion"
 
 
 def body_of(config: LlmConfig, request: Request, n: int, seed: int) -> bytes:
-    """The JSON that asks for `n` answers. `adapter` goes out as the model's name, as vLLM names LoRA modules.
+    """The JSON body that requests `n` answers. `adapter` is sent as the model's name, as for vLLM's LoRA modules.
 
-    What OpenAI's interface does not know (top_k, repetition_penalty) is sent only when it is not the default of
-    `SamplingConfig`: strict servers refuse the names. temperature and top_p are always sent, because servers take other
-    defaults from the model's generation_config.json.
+    Parameters that OpenAI's API does not have (top_k, repetition_penalty) are sent only if they differ from the
+    defaults of `SamplingConfig`, because strict servers reject them. temperature and top_p are always sent, because
+    servers may take other defaults from the model's generation_config.json.
     """
     sampling = request.sampling
     text = config.template.replace("{prompt}", request.text)
@@ -110,18 +110,20 @@ def _messages(system: str | None, text: str, image: np.ndarray | None) -> list[d
 
 
 def data_url(image: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a PNG in a data URL: lossless, so the server sees the pixels that other engines see."""
+    """uint8 [H, W, 3] as a PNG data URL: lossless, so that all engines get the same pixels."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)  # 6 takes 3 times as long for a few percent
+    Image.fromarray(image).save(
+        buffer, format="PNG", compress_level=1
+    )  # level 6 takes 3 times as long and saves a few percent
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def read_reply(
     status: int, headers: Mapping[str, str], payload: bytes, request: Request, n: int, chat: bool
 ) -> list[Completion] | Trouble:
-    """The completions in the reply to `request`, at least one, at most the `n` asked for; or why there are none.
+    """The completions in the reply to `request` (at least 1, at most `n`), or the reason why there are none.
 
-    Raises Denied on 401, and on a 403 that is not about the prompt.
+    Raises Denied for 401, and for a 403 that is not about the prompt.
     """
     if 200 <= status < 300:
         return _completions(payload, n, chat)
@@ -141,12 +143,12 @@ def read_reply(
         return Trouble(
             Failure("unknown_adapter", f"the server has no {request.adapter!r}", bad_input=True), retry=False
         )
-    # An error and not a rejection: a parameter that the server refuses has to stop the job.
+    # An error, not a rejection: if the server refuses a parameter, the job must stop.
     return Trouble(Failure("bad_request", f"the server answered {status}{_named(payload)}"), retry=False)
 
 
 def _known_refusal(status: int, payload: bytes) -> Failure | None:
-    """Refusals of the prompt itself, which no other try would change."""
+    """A refusal because of the prompt, for which a retry cannot help; None for other refusals."""
     if status == 413:
         return Failure("prompt_too_large", "the server answered 413: the request has too many bytes", bad_input=True)
     words = " ".join(str(value) for value in _error_of(payload).values())
@@ -159,7 +161,7 @@ def _known_refusal(status: int, payload: bytes) -> Failure | None:
 
 
 def _error_of(payload: bytes) -> dict[str, Any]:
-    """The error object of a reply: under `error`, or the reply itself; {} when it has none."""
+    """The error object of a reply: its `error`, or the reply itself; {} if there is none."""
     data = parse_json(payload)
     if isinstance(data, dict) and isinstance(data.get("error"), dict):
         data = data["error"]
@@ -171,7 +173,7 @@ def _error_of(payload: bytes) -> dict[str, Any]:
 
 
 def _named(payload: bytes) -> str:
-    """Which of our parameters a refusal is about. Their names, known beforehand, are all that leaves the reply."""
+    """The parameters that a refusal names. Only known names are repeated, no other text of the reply."""
     text = payload.decode("utf-8", "replace")
     named = [name for name in PARAMETERS if re.search(rf"[`'\"\[.]{name}[`'\"\].]", text)]
     return f"; its message names {', '.join(named)}" if named else ""
@@ -190,7 +192,7 @@ def _completions(payload: bytes, n: int, chat: bool) -> list[Completion] | Troub
         choices = sorted(choices, key=lambda choice: choice["index"])
     usage = data.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    alone = len(choices) == 1  # servers count the answers of one request together
+    alone = len(choices) == 1  # servers report the sum over all answers of a request
     counts = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens") if alone else None)
     answers = []
     for choice in choices[:n]:
@@ -206,12 +208,12 @@ def _completion(choice: dict[str, Any], counts: tuple[int | None, int | None], c
     text = holder.get("content" if chat else "text") if isinstance(holder, dict) else None
     reason = choice.get("finish_reason")
     if reason in ("abort", "error"):
-        # vLLM's words for answers that it cut off, for example because it is shutting down.
+        # vLLM's reasons for aborted answers, for example because it is shutting down.
         return Trouble(Failure("aborted", "the server broke the answer off"))
     if reason == "content_filter":
         return Trouble(Failure("content_filter", "the server's filter holds the answer back", True), retry=False)
     if text is None and reason == "length":
-        text = ""  # a model that thinks aloud used all its tokens before it came to the answer
+        text = ""  # a reasoning model used all tokens before the answer
     if not isinstance(text, str):
         return _bad_reply("a choice of the reply has no text")
     if not _is_unicode(text):
@@ -229,7 +231,7 @@ def _count(usage: dict[str, Any], name: str) -> int | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which JSON can hold and no table can."""
+    """Whether the text has no lone surrogates, which are valid in JSON but not in tables."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -238,7 +240,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def parse_json(payload: bytes) -> Any:
-    """None when it is not JSON. The error is dropped on purpose: it holds the text of the reply."""
+    """The JSON value; None if it is not JSON. The error is not reported, because it contains the reply's text."""
     try:
         return json.loads(payload)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The way to an OpenAI-compatible server: its address, the key, connections, and whether it is there before a run."""
+"""Access to an OpenAI-compatible server: address, key, connections, and the check before a run."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from raysys.llm.contract import Failure
 from raysys.llm.endpoint_http import DENIED, Trouble, parse_json
 
 CONNECT_TIMEOUT_S = 10.0
-"""A host that is there accepts a connection within this time, even when it is busy."""
+"""Time within which an available host accepts a connection, even if it is busy."""
 
 CHECK_TIMEOUT_S = 20.0
 
 MAX_LISTED = 10
-"""Models that a message names."""
+"""Maximum number of models that a message lists."""
 
 MAX_REPLY_BYTES = 32 * 2**20
 """Longer replies are not answers of a language model."""
 
 GATEWAY = frozenset({502, 503, 504})
-"""Codes of a proxy or load balancer for a server that is away; servers also send them themselves."""
+"""Codes that a proxy or load balancer sends for an unavailable server; servers may also send them themselves."""
 
 WATCH_EVERY_S = 10.0
 """Seconds between two checks that a server with open requests still takes connections."""
 
 LOST_LOOKS = 2
-"""Failed checks in a row before a server counts as lost: one may be a hiccup of the network."""
+"""Consecutive failed checks before a server counts as lost; a single one may be a network glitch."""
 
 NEXT_ADDRESS_S = 0.25
-"""The start that a host's address has before the next one is tried too (RFC 8305): some lead nowhere."""
+"""Delay before a host's next address is tried in parallel (RFC 8305), because some may not be reachable."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole HTTP reply."""
+    """A complete HTTP reply."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,7 +59,7 @@ def endpoint_of(config: LlmConfig) -> EndpointConfig:
 
 
 def base_url_of(endpoint: EndpointConfig) -> str:
-    """base_url without a slash at its end. InputError when it is not one; keys and passwords in it are not repeated."""
+    """base_url without a trailing slash. Raises InputError if it is invalid, without repeating keys or passwords."""
     example = "give for example http://127.0.0.1:8000/v1"
     try:
         parts = urlsplit(endpoint.base_url)
@@ -69,53 +69,55 @@ def base_url_of(endpoint: EndpointConfig) -> str:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
             "endpoint.base_url holds more than scheme, host and path",
-            "put the key into an environment variable and its name into endpoint.api_key_env",
+            "put the key into an environment variable and set endpoint.api_key_env to its name",
         )
     if parts.scheme not in ("http", "https") or not host:
         raise InputError(f"endpoint.base_url = {endpoint.base_url!r} is not an http(s) address", example)
     for path in ("/chat/completions", "/completions", "/models"):
         if parts.path.rstrip("/").endswith(path):
-            raise InputError(f"endpoint.base_url = {endpoint.base_url!r} ends with {path}", f"take {path} away")
+            raise InputError(f"endpoint.base_url = {endpoint.base_url!r} ends with {path}", f"remove {path}")
     return endpoint.base_url.rstrip("/")
 
 
 def key_of(endpoint: EndpointConfig) -> str | None:
-    """The key from the environment; None when the configuration names no variable."""
+    """The key from the environment; None if the configuration names no variable. Raises InputError if it is not set."""
     if (name := endpoint.api_key_env) is None:
         return None
     key = os.environ.get(name, "").strip()
     if not key:
         raise InputError(f"the environment variable {name} (endpoint.api_key_env) is not set", f"export {name}=…")
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"the environment variable {name} holds characters that no key has", f"set {name} again")
+        raise InputError(
+            f"the environment variable {name} has characters that are not valid in a key", f"set {name} again"
+        )
     return key
 
 
 def denied(endpoint: EndpointConfig, status: int) -> InputError:
-    """What a 401 or 403 means for the command."""
-    what = f"{endpoint.base_url} refuses us with {status}"
+    """The InputError for a 401 or 403."""
+    what = f"{endpoint.base_url} refuses access ({status})"
     if endpoint.api_key_env is None:
-        return InputError(what, "name the environment variable that holds the key in endpoint.api_key_env")
+        return InputError(what, "set endpoint.api_key_env to the name of the environment variable that holds the key")
     return InputError(what, f"check the key in the environment variable {endpoint.api_key_env}")
 
 
 def away(endpoint: EndpointConfig, failure: Failure) -> InputError:
-    """What an outage beyond `max_outage_s` means for the command."""
+    """The InputError for an outage longer than `max_outage_s`."""
     return InputError(
-        f"{base_url_of(endpoint)} has been away for more than max_outage_s = {endpoint.max_outage_s:g} s: "
+        f"{base_url_of(endpoint)} has been unavailable for more than max_outage_s = {endpoint.max_outage_s:g} s: "
         f"{failure.detail}",
-        "when the server is up, run the same command again: what is done stays, and no row failed by this",
+        "when the server is up, run the same command again; it resumes, and no row has failed because of this",
     )
 
 
 class Connection:
-    """A pool of connections to one server; to be made, used and closed in one event loop.
+    """A pool of connections to one server; must be created, used and closed in the same event loop.
 
-    Any number of connections: whoever asks limits them. Redirects are not followed, they would carry the key elsewhere.
+    The number of connections is limited by the caller. Redirects are not followed, because the key would be sent along.
     """
 
     def __init__(self, endpoint: EndpointConfig, timeout_s: float | None = None) -> None:
-        """InputError for a bad address or a missing key. timeout_s: another one than the configuration's."""
+        """timeout_s: overrides the configuration's. Raises InputError for a bad address or a missing key."""
         self.base_url = base_url_of(endpoint)
         self._proxy = _proxy_of(self.base_url)
         key = key_of(endpoint)
@@ -144,23 +146,23 @@ class Connection:
         return await self._exchange("GET", path, None)
 
     async def post(self, path: str, data: bytes) -> Answer | Trouble:
-        """The reply, or why there is none. A server that goes away while it is waited for is noticed by `_watch`: not
-        reached, since nothing was heard of it.
+        """The reply, or the reason why there is none. If the server disappears while we wait (noticed by `_watch`), it
+        counts as not reached.
 
-        A gateway's word that the server is away is believed (not reached) when it says the same of GET /models: a
-        server can also fail on one request only.
+        If a gateway reports that the server is unavailable, it counts as not reached only if GET /models gives the same
+        answer, because a server may also fail for a single request.
         """
         if self._watcher.done():
-            self._watcher.result()  # it ends by a mistake of ours only: raised, or requests would wait for ever
+            self._watcher.result()  # it only ends through a bug; raise it, or requests would wait forever
         try:
             async with asyncio.timeout(None) as wait:
                 self._open.add(wait)
                 try:
-                    # A file object: aiohttp gives the loop free between its chunks.
+                    # A file object, because aiohttp yields to the loop between its chunks.
                     answer = await self._exchange("POST", path, io.BytesIO(data))
                 finally:
                     self._open.discard(wait)
-        except TimeoutError:  # by _watch; the request's own time-out is a Trouble
+        except TimeoutError:  # from _watch; a timeout of the request itself is a Trouble
             detail = "the server owes a reply and cannot be reached any more"
             return Trouble(Failure("connection", detail), reached=False)
         if isinstance(answer, Answer) and answer.status in GATEWAY and not await self._serves():
@@ -173,10 +175,10 @@ class Connection:
         return isinstance(answer, Answer) and answer.status not in GATEWAY
 
     async def _watch(self) -> None:
-        """End the wait for replies of a server that no longer takes connections.
+        """Cancel the wait for replies of a server that no longer accepts connections.
 
-        vLLM leaves open requests unanswered when it is told to stop, and stays until the client hangs up; a lost
-        machine sends nothing at all.
+        When vLLM is stopped, it leaves open requests unanswered until the client disconnects; a lost machine does not
+        send anything.
         """
         address = urlsplit(self._proxy or self.base_url)
         port = address.port or (443 if address.scheme == "https" else 80)
@@ -189,7 +191,7 @@ class Connection:
                     wait.reschedule(asyncio.get_running_loop().time())
 
     async def _exchange(self, method: str, path: str, data: io.BytesIO | None) -> Answer | Trouble:
-        """One HTTP request. Errors are told by their kind only: their texts and arguments may hold what was sent."""
+        """One HTTP request. Errors are reported only by type, because their texts may contain what was sent."""
         try:
             async with self._session.request(
                 method, self.base_url + path, data=data, proxy=self._proxy, allow_redirects=False
@@ -221,14 +223,14 @@ async def _accepts(host: str, port: int) -> bool:
 
 
 def _kind(error: BaseException) -> str:
-    """The exception's class and, where the system gave one, its error name: never its text."""
+    """The exception's class and, if there is one, the system's error name, but never its text."""
     number = getattr(error, "errno", None)
     name = errno.errorcode.get(number) if isinstance(number, int) else None
     return f"{type(error).__name__}, {name}" if name else type(error).__name__
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body; None when it is longer than MAX_REPLY_BYTES."""
+    """The body; None if it is longer than MAX_REPLY_BYTES."""
     payload = bytearray()
     async for part in response.content.iter_any():
         payload += part
@@ -238,9 +240,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _proxy_of(url: str) -> str | None:
-    """The proxy that the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) names for this address.
+    """The proxy for this address according to the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
 
-    aiohttp's own trust_env would read ~/.netrc too and refuse our key beside an entry of it.
+    aiohttp's trust_env would also read ~/.netrc and reject our key if there is an entry for the host.
     """
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname):
@@ -249,19 +251,19 @@ def _proxy_of(url: str) -> str | None:
 
 
 def check_endpoint(config: LlmConfig, needed_tokens: int = 0, adapters: Sequence[str] = ()) -> str | None:
-    """Before a run: address, key and models. Returns a note for the user where the server could not tell, else None.
+    """Check address, key and models before a run. Returns a note if something could not be checked, else None.
 
-    needed_tokens: of the longest prompt and answer together, at least. adapters: names that requests will ask for.
+    needed_tokens: lower bound for the longest prompt and its answer. adapters: names that requests will use.
 
-    InputError when the address is malformed, the key missing or refused, a model not among the server's, or its context
-    (vLLM tells it) shorter than what is needed.
+    Raises InputError if the address is malformed, the key is missing or refused, the server does not have a model, or
+    its context (reported by vLLM) is shorter than needed.
     """
     endpoint = endpoint_of(config)
     got, below_v1 = asyncio.run(_get_models(endpoint))
     url = base_url_of(endpoint)
     if isinstance(got, Trouble):
         if got.failure.reason == "certificate":
-            raise InputError(f"{url}: {got.failure.detail}", "SSL_CERT_FILE names a file of trusted certificates")
+            raise InputError(f"{url}: {got.failure.detail}", "set SSL_CERT_FILE to a file of trusted certificates")
         return f"{url} gave no list of models: {got.failure.detail}; the run waits for a server that is away"
     if got.status in DENIED:
         raise denied(endpoint, got.status)
@@ -285,7 +287,7 @@ def check_endpoint(config: LlmConfig, needed_tokens: int = 0, adapters: Sequence
 
 
 async def _get_models(endpoint: EndpointConfig) -> tuple[Answer | Trouble, Answer | None]:
-    """The reply to GET /models and, where that is 404, to GET /v1/models: a forgotten /v1 is a common mistake."""
+    """The reply to GET /models and, if that is 404, to GET /v1/models, because /v1 is often forgotten."""
     connection = Connection(endpoint, min(endpoint.timeout_s, CHECK_TIMEOUT_S))
     await connection.open()
     try:
@@ -299,7 +301,7 @@ async def _get_models(endpoint: EndpointConfig) -> tuple[Answer | Trouble, Answe
 
 
 def _contexts(answer: Answer) -> dict[str, int | None] | None:
-    """{id: tokens of context, where the server tells} of a list of models; None when the reply is not one."""
+    """{id: context length if reported} from a list of models; None if the reply is not such a list."""
     data = parse_json(answer.payload) if answer.status == 200 else None
     cards = data.get("data") if isinstance(data, dict) else None
     if not isinstance(cards, list):

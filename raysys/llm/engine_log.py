@@ -1,4 +1,4 @@
-"""What an engine's processes log while they start, to find the cause of a failed start."""
+"""Find the cause of a failed start in the logs of an engine's processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _CAUSE = re.compile(
 """The last line of a traceback."""
 
 _NO_CAUSE = "root cause"
-"""In the errors of processes that only saw another one fail."""
+"""Text in the errors of processes that failed because of another one."""
 
 _MAX_CHARS = 600
 _MAX_BYTES = 4 * 2**20
-"""Bytes that are read from the end of a log."""
+"""Maximum number of bytes read from the end of a log."""
 
 
 def own_logs() -> dict[Path, int]:
-    """{file: its bytes so far} of stdout and stderr, which processes started from here write to as well.
+    """{file: current size} of stdout and stderr, which child processes also write to.
 
-    In Ray's workers these are log files; what is a terminal or a pipe cannot be read again and is left out.
+    In Ray's workers these are log files; terminals and pipes cannot be read again and are omitted.
     """
     found: dict[Path, int] = {}
     for number in (1, 2):
@@ -39,7 +39,7 @@ def own_logs() -> dict[Path, int]:
 
 
 def last_error(logs: Mapping[Path, int]) -> tuple[str, Path] | None:
-    """(the last error that was written to `logs` since they were that long, the file that has it); None without one."""
+    """(last error written to `logs` after the given sizes, its file); None if there is none."""
     for file, start in sorted(logs.items(), key=lambda item: item[0].suffix != ".err"):
         try:
             with file.open("rb") as log:

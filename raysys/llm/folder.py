@@ -1,4 +1,4 @@
-"""A language model's folder: what it holds, how long its context is, and whether its own Python code may run."""
+"""A language model's folder: its configuration, context length, and whether its Python code may run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from raysys.llm.config import LlmConfig
 from raysys.models import places
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-"""Where model configs say how many positions they have, depending on the architecture."""
+"""Keys of the number of positions in model configs, depending on the architecture."""
 
 _HUB_RECORDS = ".cache/huggingface/download"
-"""`hf download --local-dir` leaves one <file>.metadata here for each file: commit, etag, time."""
+"""`hf download --local-dir` writes one <file>.metadata per file here, with commit, etag and time."""
 
 
 def model_folder(place: str, repository: str | None = None) -> Path:
-    """The folder of `zoo:<member>` (checked) or of a local model; InputError when there is none.
+    """The folder of `zoo:<member>` (with its checksums checked) or of a local model. Raises InputError if missing.
 
-    repository: where such a model can be fetched, for the message.
+    repository: where the model can be downloaded, for the message.
     """
     if places.is_zoo_name(place):
         return places.path(place)
@@ -33,17 +33,17 @@ def model_folder(place: str, repository: str | None = None) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; InputError when it is missing or not JSON."""
+    """The contents of config.json. Raises InputError if it is missing or not JSON."""
     file = folder / "config.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         reason = "is not JSON" if file.is_file() else "is missing"
-        raise InputError(f"model folder {folder}: config.json {reason}", "give the folder of one whole model") from exc
+        raise InputError(f"model folder {folder}: config.json {reason}", "give the folder of a complete model") from exc
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The model's `PretrainedConfig`, defaults filled in; InputError when transformers does not know the model."""
+    """The model's `PretrainedConfig`, with defaults. Raises InputError if transformers does not support the model."""
     from transformers import AutoConfig
 
     written = read_config(folder)
@@ -53,22 +53,23 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
         if "auto_map" in written and not trust_remote_code:
             raise InputError(
                 f"model {folder} runs Python code from its own folder",
-                "read that code, then set remote_code_commit to its commit (40 hex digits)",
+                "review this code, then set remote_code_commit to its commit (40 hex digits)",
             ) from exc
         raise InputError(
-            f"model folder {folder} cannot be loaded: {str(exc).splitlines()[0]}", "give a model that transformers has"
+            f"model folder {folder} cannot be loaded: {str(exc).splitlines()[0]}",
+            "give a model that transformers supports",
         ) from exc
 
 
 def context_length(model_config: Any, max_model_len: int | None = None) -> int | None:
-    """Tokens that prompt, image and answer may have together; None when neither the model nor the user says it."""
+    """Maximum total tokens of prompt, image and answer; None if neither the model nor the user specifies it."""
     text_config = model_config.get_text_config(decoder=True)
     limits = [value for key in _CONTEXT_KEYS if isinstance(value := getattr(text_config, key, None), int)]
     return min([*limits, *([max_model_len] if max_model_len else [])], default=None)
 
 
 def saved_dtype(folder: Path) -> str | None:
-    """The precision that config.json names, e.g. "float32"."""
+    """The dtype in config.json, e.g. "float32"; None if there is none."""
     written = read_config(folder)
     text = written.get("text_config", {})
     return next((str(c[key]) for c in (written, text) for key in ("dtype", "torch_dtype") if c.get(key)), None)
@@ -77,8 +78,8 @@ def saved_dtype(folder: Path) -> str | None:
 def may_run_code(config: LlmConfig, folder: Path) -> bool:
     """Whether the Python files in `folder` may run: only if they are those of `remote_code_commit`.
 
-    Known for `hf download --local-dir` (its records) and for a snapshot of the hub's cache (its path). InputError when
-    the folder does not say, says another commit, or holds a file that was changed afterwards.
+    The commit is known for `hf download --local-dir` (by its records) and for snapshots in the hub's cache (by path).
+    Raises InputError if it is unknown or different, or if a file was changed afterwards.
     """
     wanted = config.remote_code_commit
     files = sorted(folder.rglob("*.py"))
@@ -88,7 +89,7 @@ def may_run_code(config: LlmConfig, folder: Path) -> bool:
     if elsewhere:
         raise InputError(
             f"model {folder} runs code of another repository ({elsewhere[0]})",
-            "remote_code_commit pins this folder's code only; use a model that brings its own",
+            "remote_code_commit pins only the code in this folder; use a model whose folder contains its code",
         )
     for file in files:
         commit, blob = _origin(folder, file)
@@ -113,7 +114,7 @@ def _auto_map(folder: Path) -> list[str]:
 
 
 def _origin(folder: Path, file: Path) -> tuple[str | None, str | None]:
-    """(commit, git's hash of the contents) that the download recorded; None for what is not known."""
+    """(commit, git's hash of the contents) as recorded by the download; None for unknown values."""
     record = folder / _HUB_RECORDS / f"{file.relative_to(folder).as_posix()}.metadata"
     if record.is_file():
         lines = record.read_text(encoding="utf-8").splitlines()

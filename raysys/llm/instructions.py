@@ -1,4 +1,4 @@
-"""The instructions for language models: the stages send these texts, and the zoo's rewriter is trained on them."""
+"""Instructions for language models, sent by the stages; the zoo's rewriter is trained on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ GENERALIZE = {
     "general": "Convert this caption of an image to a more general caption: {caption}",
     "five_words": "Make this caption of an image extremely general (result in less than 5 words): {caption}",
 }
-"""The two levels of caption generalization, as the paper words them (Li et al. 2023, arXiv 2309.07254, §3.1)."""
+"""The two levels of caption generalization, worded as in the paper (Li et al. 2023, arXiv 2309.07254, §3.1)."""
 
 TRANSLATE = "Translate this caption of an image from {source} to {target}: {caption}"
 
@@ -41,7 +41,7 @@ LANGUAGE_NAMES = {
 
 
 def generalize_prompt(level: str, caption: str) -> str:
-    """The instruction for one caption; KeyError on an unknown level."""
+    """The instruction for one caption. Raises KeyError for an unknown level."""
     return GENERALIZE[level].replace("{caption}", caption)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a language model before it is loaded, made in the driver so that mistakes show before any work."""
+"""Checks of a language model in the driver, before it is loaded, so that mistakes are found before any work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from raysys.llm.folder import context_length, load_config, may_run_code, model_f
 from raysys.llm.render import Renderer
 
 BYTES_PER_TOKEN = 6
-"""Of UTF-8, at most, over a whole prompt: an endpoint's tokenizer is not at hand, and nobody is refused wrongly."""
+"""Upper bound for UTF-8 bytes per token of a prompt, for endpoints, whose tokenizer is unknown: a valid prompt is never
+refused."""
 
 GAUGES_NEED = ("opencensus", "grpc_reflection")
 """What publishes vLLM's gauges: Ray's agent with all its parts (ray[default]), and Ray Serve, which vLLM asks for the
@@ -34,13 +35,13 @@ def preflight(
 ) -> dict[str, Any]:
     """Check folder, tokenizer, prompt format, images, context length, adapters and settings, without reading weights.
 
-    texts: instructions that must fit, whatever is put into them. max_tokens: of an answer. image_size: (width, height)
-    in pixels of the largest image; None = text only. adapters: names that requests will ask for. sample: some of the
-    prompts that rows will send; those that do not fit are noted, because their rows will be rejected.
+    texts: instructions that must fit into the context. max_tokens: of an answer. image_size: (width, height) in pixels
+    of the largest image; None = text only. adapters: names that requests will use. sample: some of the rows' prompts;
+    those that do not fit are noted, because their rows will be rejected.
 
-    Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest with its image, "context", "notes"};
-    numbers are None where an endpoint does not tell, notes are what could not be checked here. Raises InputError with
-    what to change.
+    Returns {"engine", "format": chat | completion, "prompt_tokens" of the longest prompt with its image, "context",
+    "notes"}. Numbers are None if an endpoint does not report them; notes say what could not be checked. Raises
+    InputError with the necessary change.
     """
     engine = resolve_engine(config)
     if engine == "openai":
@@ -84,7 +85,7 @@ def _too_long(n_long: int, n: int, context: int) -> list[str]:
         return []
     said = f"{n_long} of {n} prompts tried are too long for the context of {context}"
     if n_long == n:
-        raise InputError(said, "raise max_model_len, or take a model with a longer context")
+        raise InputError(said, "raise max_model_len, or use a model with a longer context")
     return [f"{said}: such rows are rejected as prompt_too_long"]
 
 
@@ -97,22 +98,22 @@ def _of_endpoint(
     if sees and not is_chat(config):
         raise InputError(
             "prompt_format = completion cannot send images to an endpoint",
-            "leave prompt_format and template out: the server has the model's chat template",
+            "omit prompt_format and template; the server has the model's chat template",
         )
     longest = max((len(config.template.replace("{prompt}", text).encode()) for text in texts), default=0)
     note = check_endpoint(config, longest // BYTES_PER_TOKEN + max_tokens, adapters)
     notes = [note] if note else []
     if config.revision is None:
         notes.append(
-            f"{config.model!r} at the endpoint is known by this name only: if other weights may come to stand behind "
-            "it, set llm.revision, and change it with them"
+            f"{config.model!r} at the endpoint is identified only by this name: if the server's weights may change, "
+            "set llm.revision and change it with them"
         )
     asked = "chat" if is_chat(config) else "completion"
     return {"engine": "openai", "format": asked, "prompt_tokens": None, "context": None, "notes": notes}
 
 
 def _needed(n_prompt: int, max_tokens: int, is_encoder_decoder: bool) -> int:
-    """An encoder and a decoder have a context each."""
+    """The context length that is needed; encoder and decoder have separate contexts."""
     return max(n_prompt, max_tokens) if is_encoder_decoder else n_prompt + max_tokens
 
 
@@ -137,7 +138,7 @@ def _count(renderer: Renderer, text: str, image_size: tuple[int, int] | None) ->
 
 
 def _processor_kwargs(config: LlmConfig) -> dict[str, Any]:
-    """What vLLM gives the model's processor, which can change how many tokens an image has."""
+    """The arguments that vLLM passes to the model's processor; they can change the number of tokens of an image."""
     kwargs = config.vllm.engine_kwargs.get("mm_processor_kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise InputError(
@@ -147,7 +148,7 @@ def _processor_kwargs(config: LlmConfig) -> dict[str, Any]:
 
 
 def _check_vllm(config: LlmConfig, folder: Path) -> list[str]:
-    """What could not be checked. Workers may have vLLM where the driver, on a node without GPU, has none."""
+    """Check vLLM's settings; return notes on what could not be checked. Workers may have vLLM if the driver has not."""
     from raysys.llm.vllm import check_engine_kwargs, lora_rank
 
     if unserved := NOT_ON_VLLM & set(read_config(folder).get("architectures") or []):

@@ -1,4 +1,4 @@
-"""When the next request may start: evenly spaced starts, pauses that a server asks for, growing waits between tries."""
+"""Timing of requests: evenly spaced starts, pauses requested by the server, exponential backoff."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import random
 import time
 
 FIRST_WAIT_S = 1.0
-"""The wait before the second try; every later one is twice as long."""
+"""The wait before the second attempt; it doubles with each further attempt."""
 
 
 class Pace:
-    """The starts of one worker's requests: `per_minute` at most, evenly spaced, and none during a pause.
+    """Schedules the starts of one worker's requests: at most `per_minute`, evenly spaced, and none during a pause.
 
-    Even spacing keeps the limit in every window of time, however the server counts. Used from one event loop only.
+    Even spacing satisfies the limit in every time window, however the server counts. For use in one event loop.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -29,14 +29,14 @@ class Pace:
         return start
 
     def pause(self, until: float) -> None:
-        """Let nothing start before `until`; a shorter pause than the present one changes nothing."""
+        """Start nothing before `until`; a shorter pause than the current one has no effect."""
         self._resume = max(self._resume, until)
 
     def paused(self, now: float) -> bool:
         return now < self._resume
 
     async def turn(self) -> None:
-        """Wait for a start. A pause that begins during the wait takes the reserved start away."""
+        """Wait for a start. If a pause begins meanwhile, a new start is reserved."""
         clock = asyncio.get_running_loop().time
         while True:
             start = self.reserve(clock())
@@ -46,7 +46,7 @@ class Pace:
 
 
 async def sleep_until(when: float) -> None:
-    """Until the event loop's clock shows `when`; returns at once if it does already."""
+    """Sleep until the event loop's clock reaches `when`."""
     clock = asyncio.get_running_loop().time
     while (left := when - clock()) > 0:  # timers may fire one clock tick early
         await asyncio.sleep(left)
@@ -55,16 +55,16 @@ async def sleep_until(when: float) -> None:
 def backoff_s(n_failed: int, longest_s: float) -> float:
     """The wait after `n_failed` ≥ 1 failed tries: FIRST_WAIT_S·2^(n−1), at most `longest_s`; a random half is left.
 
-    Random, so that requests which failed together do not come back together.
+    Randomized, so that requests that failed together are not retried together.
     """
     exponent = min(n_failed - 1, 32)  # 2^32 s is for ever; larger powers would only overflow
     return min(longest_s, FIRST_WAIT_S * 2.0**exponent) * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds from now that a Retry-After header asks for (RFC 9110 §10.2.3: seconds, or a date), ≥ 0.
+    """Seconds from now, ≥ 0, according to a Retry-After header (RFC 9110 §10.2.3: seconds or a date).
 
-    None where there is no header, or one that means nothing. Fractions of a second, which some servers send, are read.
+    None if the header is missing or invalid. Fractions of a second, which some servers send, are accepted.
     """
     if header is None:
         return None

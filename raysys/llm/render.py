@@ -19,17 +19,17 @@ from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Failure, Request
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
-"""Files that hold a vocabulary; a tokenizer has at least one of them."""
+"""Vocabulary files; a tokenizer has at least one of them."""
 
 EXCERPT = 12
-"""Characters of a prompt in a row that an error message may not hold; fewer are in any sentence."""
+"""An error message must not contain this many consecutive characters of a prompt."""
 
 _PROBE = "probe7"
 """A placeholder that no template contains."""
 
 
 class Renderer:
-    """Tokenizer and, for models that take images, processor of one model folder. Thread-safe."""
+    """The tokenizer and, for models with image input, the processor of a model folder. Thread-safe."""
 
     def __init__(
         self,
@@ -38,9 +38,9 @@ class Renderer:
         trust_remote_code: bool = False,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read tokenizer and processor; InputError when they are missing or the format does not fit the model.
+        """Load tokenizer and processor. Raises InputError if they are missing or the format does not fit the model.
 
-        processor_kwargs: what stands above the processor's own settings, where images are to be measured.
+        processor_kwargs: overrides of the processor's settings, for counting the tokens of images.
         """
         self.config = config
         loaded = _load_processor(folder, trust_remote_code, processor_kwargs or {})
@@ -56,10 +56,9 @@ class Renderer:
         self._takes_parts = self.chat and self._renders_parts()
 
     def prompt(self, request: Request) -> str:
-        """The string that the model continues; an image is one placeholder in it, if the model's format has one.
+        """The string that the model continues, with one placeholder for an image if the model's format has one.
 
-        ValueError on an array that is not an image, or an image that the model cannot take; whatever the chat
-        template raises.
+        Raises ValueError if the image is not valid or the model does not take images, and the chat template's errors.
         """
         if request.image is not None:
             self._check_image(request.image)
@@ -76,9 +75,9 @@ class Renderer:
         return self._apply([*self._system(), {"role": "user", "content": content}])
 
     def adds_special_tokens(self, prompt: str) -> bool:
-        """Whether the tokenizer has to put its start token before `prompt`: a chat template may have done it.
+        """Whether the tokenizer must add its start token, or the chat template has already added it.
 
-        As transformers does it: templates of plain tokenizers are always complete, those of processors are where they
+        As in transformers: templates of tokenizers are always complete; templates of processors are complete if they
         begin with the start token.
         """
         if not self.chat:
@@ -87,7 +86,7 @@ class Renderer:
         return self.processor is not None and not (start and prompt.startswith(start))
 
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt, image placeholders not yet widened to the image's tokens."""
+        """The token ids of each prompt, before image placeholders are expanded to the image's tokens."""
         with self._lock:
             return [
                 self.tokenizer(prompt, add_special_tokens=self.adds_special_tokens(prompt), verbose=False)["input_ids"]
@@ -95,19 +94,19 @@ class Renderer:
             ]
 
     def inputs(self, prompts: Sequence[str], images: Sequence[np.ndarray | None]) -> Any:
-        """The padded tensors that a transformers model takes; either all of `images` are images, or none is."""
+        """The padded input tensors of a transformers model; either all of `images` must be images, or none."""
         common = {"padding": True, "return_tensors": "pt"}
         if not all(self.adds_special_tokens(prompt) for prompt in prompts):
             common["add_special_tokens"] = False
         with self._lock:
             if images[0] is None:
                 return self.tokenizer(list(prompts), verbose=False, **common)
-            # One prompt as a plain string: some processors that models bring along (Phi-3-vision's) take no list.
+            # A single prompt as a string, because some models' own processors (Phi-3-vision's) do not take a list.
             text = prompts[0] if len(prompts) == 1 else list(prompts)
             return self.processor(images=[Image.fromarray(image) for image in images], text=text, **common)
 
     def count(self, request: Request) -> int:
-        """Tokens of the prompt, the image's included."""
+        """The number of tokens of the prompt, including the image's."""
         prompt = self.prompt(request)
         if request.image is None:
             return len(self.token_ids([prompt])[0])
@@ -131,7 +130,7 @@ class Renderer:
         )
 
     def _renders_parts(self) -> bool:
-        """Whether the template takes a list of parts as content; some print the list, some raise, some take no text."""
+        """Whether the template supports a list of parts as content; others print the list, raise or drop the text."""
         from jinja2 import TemplateError
 
         try:
@@ -142,7 +141,7 @@ class Renderer:
 
 
 def redacted(exc: BaseException, request: Request) -> str:
-    """What an exception says, unless it quotes from the prompt: type and first line, or the type alone."""
+    """Type and first line of an exception, or only its type if the line quotes from the prompt."""
     message = str(exc)
     quotes = any(_excerpt_in(message, form) for form in (request.text, repr(request.text)[1:-1]))
     first_line = message.strip().splitlines()[0] if message.strip() and not quotes else ""
@@ -150,7 +149,7 @@ def redacted(exc: BaseException, request: Request) -> str:
 
 
 def _excerpt_in(message: str, text: str) -> bool:
-    """Whether any EXCERPT characters of `text` in a row, or all of it, stand in `message`."""
+    """Whether `message` contains EXCERPT consecutive characters of `text`, or all of it."""
     starts = range(max(1, len(text) - EXCERPT + 1)) if text else ()
     return any(text[i : i + EXCERPT] in message for i in starts)
 
@@ -160,7 +159,7 @@ def _load_processor(folder: Path, trust_remote_code: bool, kwargs: Mapping[str, 
 
     fix = "copy tokenizer.json, tokenizer_config.json and processor_config.json beside the weights"
     if not any((folder / name).is_file() for name in _VOCABULARIES):
-        # Without this transformers may make an empty tokenizer of the model's type.
+        # Without this check, transformers may create an empty tokenizer of the model's type.
         raise InputError(f"model folder {folder} has no tokenizer", fix)
     try:
         loaded = AutoProcessor.from_pretrained(
@@ -180,7 +179,7 @@ def _load_processor(folder: Path, trust_remote_code: bool, kwargs: Mapping[str, 
 
 
 def _lacks_package(folder: Path, exc: ImportError) -> InputError:
-    """A processor that needs more than raysys does: the folder is as it should be."""
+    """The InputError for a processor that needs a package which raysys does not require."""
     said = str(exc).strip().partition("\n")[0].partition(". ")[0]
     fix = "install what it names in this environment, and on every node with workers"
     if "torchvision" in said.lower():
@@ -202,11 +201,11 @@ def _chat_template(processor: Any, tokenizer: Any) -> str | None:
 
 
 def too_long(n_tokens: int, context: int) -> Failure:
-    """A prompt that leaves no room for an answer."""
+    """The failure for a prompt that leaves no room for an answer."""
     return Failure("prompt_too_long", f"{n_tokens} tokens, the context holds {context}", bad_input=True)
 
 
 def unknown_adapter(request: Request, known: Iterable[str]) -> Failure:
-    """A request for a LoRA adapter that the configuration does not name."""
+    """The failure for a LoRA adapter that is not configured."""
     names = ", ".join(sorted(known)) or "none"
     return Failure("unknown_adapter", f"{request.adapter!r} is not configured; known: {names}", bad_input=True)

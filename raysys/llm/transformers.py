@@ -1,7 +1,7 @@
-"""transformers' own `generate` for one worker: for models that vLLM does not serve, and where vLLM is not installed.
+"""The transformers engine, for models that vLLM does not support, or if vLLM is not installed.
 
-Requests that are sampled alike go through the model in padded batches. An answer depends on its own request and seed
-(`raysys.llm.drawing`); its neighbors only change the rounding of the last bits.
+Requests with the same sampling are processed in padded batches. An answer depends only on its request and seed
+(`raysys.llm.drawing`), except for rounding of the last bits.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _NOT_FROM_THE_MODEL = {
     "top_p": None,
     "top_k": None,
     "repetition_penalty": None,
-    # It would write an end token over the last one, and a truncated answer would look complete.
+    # It would replace the last token by an end token, so that a truncated answer would look complete.
     "forced_eos_token_id": None,
 }
-"""Defaults that a model's generation_config.json brings and the request's sampling replaces."""
+"""Overrides of the model's generation_config.json, because the request's sampling applies."""
 
 
 class _Refused(Exception):
-    """The model's processor does not take a prompt of the batch; `__cause__` says why."""
+    """The model's processor raised `__cause__` for a prompt of the batch."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One answer to be generated: the place of its request, the number of the answer, the prompt string."""
+    """One answer to be generated: the index of its request, the number of the answer, the prompt string."""
 
     place: int
     answer: int
@@ -57,7 +57,7 @@ class _Row:
 
     @property
     def group(self) -> tuple[str, str, bool]:
-        """Rows of one group may share a batch."""
+        """Rows with the same key may share a batch."""
         return self.request.sampling.model_dump_json(), self.request.adapter or "", self.request.image is not None
 
 
@@ -65,7 +65,7 @@ class TransformersGenerator:
     """A `Generator` on transformers: causal language models, and image-text models such as BLIP-2 and Florence-2."""
 
     def __init__(self, config: LlmConfig) -> None:
-        """Load model, processor and adapters; InputError when one is missing or does not fit."""
+        """Load model, processor and adapters. Raises InputError if one is missing or does not fit."""
         folder = model_folder(config.model)
         trust = may_run_code(config, folder)
         self._settings = config.transformers
@@ -73,13 +73,13 @@ class TransformersGenerator:
         self._renderer = Renderer(config, folder, trust)
         self._context = context_length(self._model_config, config.max_model_len)
         self._model = _load_model(config, folder, self._model_config, trust).to(_device(self._settings.device)).eval()
-        # Answers continue the padded prompt, so padding stands before it; an encoder counts positions from the left.
+        # Answers continue the padded prompt, so padding is on the left; encoders count positions from the left.
         self._renderer.tokenizer.padding_side = "right" if self._model_config.is_encoder_decoder else "left"
         self._ends = _end_tokens(self._model, self._renderer.tokenizer)
         self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order. A batch that fails is halved until the culprit stands alone."""
+        """One reply per request, in order. A batch that fails is halved until only the culprit is left."""
         rows: list[_Row] = []
         found: dict[int, list[Completion | Failure]] = {place: [] for place in range(len(requests))}
         for place, request in enumerate(requests):
@@ -146,7 +146,7 @@ class TransformersGenerator:
 
     @torch.inference_mode()
     def _generate(self, batch: Sequence[_Row], inputs: Any, lengths: Sequence[int]) -> list[Completion | Failure]:
-        """Completions of rows that are sampled alike; `lengths` of their prompts, without padding."""
+        """Completions of rows with the same sampling. lengths: of their prompts, without padding."""
         device, sampling = self._model.device, batch[0].request.sampling
         inputs = {k: v.to(self._model.dtype) if v.is_floating_point() else v for k, v in inputs.to(device).items()}
         if self._model_config.is_encoder_decoder:  # the answer starts anew, in a context of its own
@@ -160,7 +160,7 @@ class TransformersGenerator:
         ends = RowEnds(self._renderer.tokenizer, start, limits, sampling.stop)
         settings = _NOT_FROM_THE_MODEL | self._settings.generate_kwargs
         if sampling.temperature > 0:
-            settings["num_beams"] = 1  # beam search looks for the likeliest answer: sampling has no beams
+            settings["num_beams"] = 1  # beam search is only for greedy decoding
         with self._adapter(batch[0].request.adapter):
             tokens = self._model.generate(
                 **inputs,
@@ -200,7 +200,7 @@ class TransformersGenerator:
 
 
 def _device(wanted: str) -> str:
-    """Asked here, in the worker: the driver may have no GPU where its workers have one."""
+    """The device, resolved in the worker, because the driver may not have the workers' GPU."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -234,7 +234,7 @@ def _load_model(config: LlmConfig, folder: Path, model_config: Any, trust_remote
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokenizer's end token and those of the model's generation_config.json, as vLLM takes them."""
+    """The end tokens of the tokenizer and of the model's generation_config.json, as in vLLM."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [tokenizer.eos_token_id, *ids] if token is not None)
@@ -247,7 +247,7 @@ def _failure(exc: Exception, request: Request) -> Failure:
 
 
 def _reply(request: Request, answers: list[Completion | Failure]) -> Reply:
-    """One failed answer fails its request; the one answer of greedy decoding stands for all `n`."""
+    """One failed answer fails its request; the single answer of greedy decoding is repeated `n` times."""
     failure = next((answer for answer in answers if isinstance(answer, Failure)), None)
     return failure or (answers if len(answers) == request.n else answers * request.n)
 

@@ -1,7 +1,7 @@
 """vLLM's engine for one worker: several chunks in flight, one reply per request. The only module that imports vllm.
 
-vLLM's `AsyncLLM` lives on an event loop in a thread of its own; `generate` is called by any number of threads, and all
-their requests are batched together by the engine's scheduler, in the engine's own process.
+vLLM's `AsyncLLM` runs on an event loop in its own thread. `generate` may be called by several threads, whose requests
+are batched together by the engine's scheduler, in the engine's process.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ from raysys.llm.seeds import draw_seed
 T = TypeVar("T")
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM has kernels for."""
+"""Ranks for which vLLM has kernels."""
 
 _CPU_KV_BYTES = 2**30
-"""Without it vLLM takes a large share of the machine's memory on CPUs, whoever else is there."""
+"""KV cache on CPUs; by default, vLLM takes a large fraction of the machine's memory."""
 
 _SHUTDOWN_S = 20.0
-"""Until processes that do not end by themselves are killed."""
+"""Seconds after which processes that have not ended are killed."""
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout belongs to the command's results
-    # vLLM would bind its threads to fixed cores, two engines on one machine to the same ones.
+    # By default, vLLM binds threads to fixed cores: two engines on one machine would share the same cores.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-"""Defaults for vLLM's own variables; what is set already stays."""
+"""Defaults of vLLM's environment variables; existing values are kept."""
 
 _NOT_STARTED = "Engine core initialization failed"
-"""vLLM's words where the cause is known to the engine's processes only."""
+"""vLLM's message if only the engine's processes know the cause."""
 
 _starting = threading.Lock()
 
 
 class VllmGenerator:
-    """A `Generator` on vLLM. Its processes end with the one that made it, however that ends."""
+    """A `Generator` on vLLM. Its processes end with the process that created it, however that ends."""
 
     def __init__(self, config: LlmConfig) -> None:
-        """Start the engine: tens of seconds. InputError without vllm, and on a wrong model or setting."""
+        """Start the engine: tens of seconds. Raises InputError without vLLM, or for a wrong model or setting."""
         if importlib.util.find_spec("vllm") is None:
             raise InputError(
                 f"vllm is not installed on {platform.node()}, where a worker has to run it",
@@ -85,7 +85,7 @@ class VllmGenerator:
         atexit.register(self._end)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order. Called by several threads, their requests share the engine's batches."""
+        """One reply per request, in order. Requests of several threads share the engine's batches."""
         if self._closed:
             raise EngineDied("the engine was closed")
         prepared = [self._prepare(request) for request in requests]
@@ -95,13 +95,13 @@ class VllmGenerator:
             raise EngineDied("the engine was closed while it answered") from None
 
     def close(self) -> None:
-        """End the engine's processes; a `generate` that waits raises EngineDied."""
+        """Stop the engine's processes; pending `generate` calls raise EngineDied."""
         self._closed = True
         atexit.unregister(self._end)
         self._end()
 
     def _prepare(self, request: Request) -> list[int] | Failure:
-        """The prompt's token ids (an image is one placeholder, or none), or why there are none."""
+        """The prompt's token ids (with at most one placeholder for an image), or a failure."""
         if request.adapter is not None and request.adapter not in self._running.adapters:
             return unknown_adapter(request, self._running.adapters)
         try:
@@ -163,7 +163,7 @@ class VllmGenerator:
 
 
 class _Running:
-    """vLLM's `AsyncLLM` on a loop and thread of its own; a thing apart, because it is ended after its owner is gone."""
+    """vLLM's `AsyncLLM` with its loop and thread; a separate object, because it is stopped after its owner is gone."""
 
     def __init__(self, arguments: dict[str, Any], config: LlmConfig) -> None:
         self.waiting: set[asyncio.Task] = set()
@@ -177,17 +177,17 @@ class _Running:
             raise
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work` on the loop, waited for."""
+        """Run `work` on the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def end(self) -> None:
-        """Cancel the requests that wait, end the engine's processes, then the loop and its thread."""
+        """Cancel pending requests, stop the engine's processes, then the loop and its thread."""
         self.call(self._shut_down())
-        self.llm = None  # vLLM's own finalizer must not run when Python is half gone
+        self.llm = None  # vLLM's finalizer must not run during interpreter shutdown
         self._stop()
 
     async def _shut_down(self) -> None:
-        # First those who wait, then vLLM's reader of answers, which would take the engine's end for a crash.
+        # First the pending requests, then vLLM's output handler, which would treat the engine's end as a crash.
         for tasks in (self.waiting.copy(), {self.llm.output_handler} - {None}):
             for task in tasks:
                 task.cancel()
@@ -201,12 +201,12 @@ class _Running:
 
 
 def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, sees: bool) -> dict[str, Any]:
-    """The arguments of vLLM's engine: ours, the defaults that a CPU needs, and the user's `engine_kwargs` above both.
+    """The arguments of vLLM's engine: ours and the defaults for CPUs, overridden by the user's `engine_kwargs`.
 
     sees: whether the model takes images.
     """
     check_engine_kwargs(config)
-    # The engine's processes are made by a process with threads: forking it could deadlock.
+    # The engine's processes are started by a process with threads, where forking could deadlock.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     from vllm.platforms import current_platform
 
@@ -219,7 +219,7 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
         "use_tqdm_on_load": False,
     }
     if sees:
-        # One image per request. Images are rarely asked about twice: keeping them would cost gigabytes.
+        # One image per request. Images are rarely used twice, and caching them would cost gigabytes.
         arguments |= {"limit_mm_per_prompt": {"image": 1, "video": 0, "audio": 0}, "mm_processor_cache_gb": 0}
     if config.vllm.adapters:
         arguments |= {"enable_lora": True, "max_loras": len(config.vllm.adapters), "max_lora_rank": lora_rank(config)}
@@ -241,7 +241,7 @@ def engine_arguments(config: LlmConfig, folder: Path, trust_remote_code: bool, s
 
 
 def check_engine_kwargs(config: LlmConfig) -> None:
-    """InputError on a name that vLLM's engine does not take. Needs vllm, whose import takes seconds."""
+    """Raise InputError for an unknown argument of vLLM's engine. Imports vllm, which takes seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
@@ -255,7 +255,7 @@ def check_engine_kwargs(config: LlmConfig) -> None:
 
 
 async def _start(arguments: dict[str, Any], config: LlmConfig) -> tuple[Any, dict[str, Any]]:
-    """(AsyncLLM, LoRARequest by name); adapters are loaded now, where a bad one stops the start and not the run."""
+    """(AsyncLLM, LoRARequest by name). Adapters are loaded now, so that a bad one is found before the run."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.lora.request import LoRARequest
     from vllm.usage.usage_lib import UsageContext
@@ -305,7 +305,7 @@ def _sampling_params(request: Request) -> Any:
 
 
 def lora_rank(config: LlmConfig) -> int:
-    """The smallest rank that vLLM has and all adapters fit in; InputError when max_lora_rank or vLLM has none."""
+    """The smallest supported rank that fits all adapters. Raises InputError if it exceeds vLLM's or max_lora_rank."""
     largest = config.vllm.engine_kwargs.get("max_lora_rank", _LORA_RANKS[-1])
     needed = 0
     for name, folder in config.vllm.adapters.items():
@@ -318,7 +318,7 @@ def lora_rank(config: LlmConfig) -> int:
 
 @contextmanager
 def _cause_is_told() -> Iterator[None]:
-    """Of an engine core that ends while it starts, vLLM says only that it did: its own process has written why."""
+    """If the engine core fails to start, raise its error from the log; vLLM only reports that it has ended."""
     logs = own_logs()
     try:
         yield
@@ -336,9 +336,9 @@ def _cause_is_told() -> Iterator[None]:
 
 @contextmanager
 def _engine_ends_with_this_process() -> Iterator[None]:
-    """An engine core started within ends when this process does, even by SIGKILL.
+    """An engine core started inside the block ends with this process, even after SIGKILL.
 
-    vLLM's own would wait for requests for ever, with the GPU's memory. Its workers do watch the engine core.
+    vLLM's engine core would wait for requests forever and keep the GPU's memory. vLLM's workers do watch the core.
     """
     from vllm.v1.engine.core import EngineCoreProc
 
@@ -351,7 +351,7 @@ def _engine_ends_with_this_process() -> Iterator[None]:
 
 
 def _run_engine_core(*args: Any, **kwargs: Any) -> None:
-    """In the engine core's process: vLLM's own loop, and a thread that waits for the owner's end."""
+    """In the engine core's process: run vLLM's loop, and a thread that waits for the owner's end."""
     from vllm.v1.engine.core import EngineCoreProc
 
     owner = multiprocessing.parent_process()

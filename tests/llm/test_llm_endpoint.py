@@ -584,7 +584,7 @@ def test_a_server_that_stays_away_stops_the_run_and_costs_no_row() -> None:
     with pytest.raises(InputError, match=r"max_outage_s = 0.4 s: .*(?s:.)*run the same command again"):
         generator.generate([Request(str(i), "abc", WARM) for i in range(60)])
     assert time.monotonic() - began >= 0.4
-    with pytest.raises(InputError, match="has been away"):  # another chunk of the same worker
+    with pytest.raises(InputError, match="has been unavailable"):  # another chunk of the same worker
         generator.generate([Request("1", "abc", WARM)])
     with server:
         (reply,) = generator.generate([Request("1", "abc", WARM, seed=7)])
@@ -811,7 +811,7 @@ def test_a_key_that_cannot_be_one_is_named_by_its_variable(key: str | None, monk
         ("http://host:port/v1", "not a valid address"),
         ("http://user:hunter2@host/v1", "api_key_env"),
         ("http://host/v1?key=hunter2", "api_key_env"),
-        ("http://host/v1/chat/completions/", "take /chat/completions away"),
+        ("http://host/v1/chat/completions/", "remove /chat/completions"),
     ],
 )
 def test_a_base_url_that_is_none(url: str, message: str) -> None:

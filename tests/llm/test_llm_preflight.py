@@ -223,9 +223,9 @@ def test_errors_do_not_quote_from_prompts():
 
 
 def test_settings_that_are_ours_are_not_passed_through():
-    with pytest.raises(InputError, match="trust_remote_code is set by"):
+    with pytest.raises(InputError, match="trust_remote_code cannot be set here, it is set by"):
         validate(LlmConfig, {"model": "m", "vllm": {"engine_kwargs": {"trust_remote_code": True}}}, "test")
-    with pytest.raises(InputError, match="temperature is set by the sampling"):
+    with pytest.raises(InputError, match="temperature cannot be set here, it is set by the sampling"):
         validate(LlmConfig, {"model": "m", "transformers": {"generate_kwargs": {"temperature": 2}}}, "test")
     with pytest.raises(InputError, match="template"):
         validate(LlmConfig, {"model": "m", "template": "no place for a prompt"}, "test")
@@ -300,7 +300,7 @@ def test_an_endpoint_is_what_auto_means_where_one_is_given():
     endpoint = {"base_url": "http://127.0.0.1:1/v1"}
     assert resolve_engine(llm("gpt-x", "auto", endpoint=endpoint)) == "openai"
     for engine in ("vllm", "transformers"):
-        with pytest.raises(InputError, match=f"engine = {engine} does not ask the endpoint"):
+        with pytest.raises(InputError, match=f"engine = {engine} does not use the endpoint"):
             validate(LlmConfig, {"model": "m", "engine": engine, "endpoint": endpoint}, "test")
 
 
