@@ -38,7 +38,7 @@ class GuidedConfig(Config):
         f"{EMBEDDING_FLOOR} with an embedding model, none with shared words, of which good generalizations keep few",
     )
     target_gs: float | None = Field(
-        None, ge=0, le=10, description="GS at which no further round is started; null = the first that passes"
+        None, ge=0, le=10, description="no further round once the best candidate has this GS; null = once one passes"
     )
     max_rounds: int = Field(3, ge=1, description="maximum number of rounds")
 

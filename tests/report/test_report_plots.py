@@ -115,7 +115,7 @@ def test_study_table_without_a_terminal_is_plain():
     assert ["samples", "625", "586", "38", "1", "6.8", "s"] in [c[:7] for c in cells]
     order = [text.index(f"\n{table.name} ") for table in data.parts["data"].tables]
     assert order == sorted(order)
-    assert "\n3 min 43 s in all: scenes 3.2 s, ingest 6.8 s" in text
+    assert "\n3 min 43 s in total: scenes 3.2 s, ingest 6.8 s" in text
     baseline, mitigated = data.evaluations["replication"].models
     assert ["baseline", f"{baseline.result.R:.3f}"] in [c[:2] for c in cells]
     assert ["mitigated", f"{mitigated.result.R:.3f}"] in [c[:2] for c in cells]
