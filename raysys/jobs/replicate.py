@@ -61,7 +61,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates is not None else None
     training = training_images(config.training, duplicates, config.training_set)
     sets = open_sets(config.generated, training, config.held_out)
-    to_describe = _describe_configs(config)
+    to_describe = describe_configs(config)
     described = describe.describe_missing({f"features of {role}": c for role, c in to_describe.items()}, options)
     if options.dry_run and described:
         measured = FolderPlan("replicate", config.output, "waits for the features", True, _facts(sets))
@@ -82,7 +82,8 @@ def _facts(sets: dict[str, ImageSet]) -> dict[str, int]:
     return {f"{role} images": len(images) for role, images in sets.items()}
 
 
-def _describe_configs(config: JobConfig) -> dict[str, describe.JobConfig]:
+def describe_configs(config: JobConfig) -> dict[str, describe.JobConfig]:
+    """{role: the job that describes its images}; roles are generated, training and held_out."""
     shared = {"chunk_rows": config.chunk_rows, "cluster": config.cluster}
     shared |= {"descriptor": config.replication.descriptor, "decode": config.replication.decode}
     images = {"generated": config.generated, "training": config.training, "held_out": config.held_out}

@@ -65,10 +65,6 @@ class Layout:
     def evaluation(self, evaluation: str, model: str) -> str:
         return self(evaluation, model)
 
-    def reference(self, evaluation: str, name: str) -> str:
-        """A measurement of an evaluation with which all models are compared."""
-        return self(f"{evaluation}_references", name)
-
 
 def file_name(captions: str) -> str:
     """`captioner/prompt/level` as one folder name. Names of captioners, prompts and levels never contain "+"."""

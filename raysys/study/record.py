@@ -114,8 +114,7 @@ def _places(config: StudyConfig, steps: Sequence[Step]) -> dict[str, Any]:
         "evaluations": {
             name: {
                 "prompts": settings.prompts,
-                "models": {s.model: inside[s.name] for s in steps if s.evaluation == name and s.reference is None},
-                "references": {s.reference: inside[s.name] for s in steps if s.evaluation == name and s.reference},
+                "models": {s.model: inside[s.name] for s in steps if s.evaluation == name},
             }
             for name, settings in evaluations.items()
         },

@@ -30,7 +30,4 @@ class Step:
     """The model that the step belongs to: if the step fails, only this model fails. None = shared by all models."""
 
     evaluation: str | None = None
-    """The evaluation that the step belongs to, if any."""
-
-    reference: str | None = None
-    """Of an evaluation: the name of a measurement with which all models are compared; None = it measures `model`."""
+    """The evaluation that measures `model` by this step, if any."""

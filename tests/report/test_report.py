@@ -210,8 +210,10 @@ def test_headline_doubts():
 def test_a_reference_at_held_out_level_is_said():
     said = headline(fake.replication({"baseline": 0.5, "mitigated": 0.3}, held_out=0.8))
     assert any("R shows no memorization" in warning for warning in said.warnings)
-    smaller = replace(fake.replication(), against_held_out=fake.result(0.3, n_training=64))
-    assert any("measured against 64 images, R against 512" in warning for warning in headline(smaller).warnings)
+    found = fake.replication(held_out=None)
+    smaller = fake.against_held_out(found.reference.result, 0.3, n_training=64)
+    said = headline(replace(found, models=[replace(found.reference, result=smaller), *found.models[1:]]))
+    assert any("measured against 64 images, R against 512" in warning for warning in said.warnings)
 
 
 def test_hostile_text_is_escaped_everywhere(tmp_path):

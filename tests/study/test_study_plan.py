@@ -48,7 +48,7 @@ def test_what_models_share_is_planned_once():
     assert shared == [
         *("scenes", "ingest train", "ingest held_out", "ingest fusion", "dedup", "caption", "generalize"),
         *("encode train", "encode fusion", f"encode {GENERAL}"),
-        *("assemble original", f"assemble {GENERAL}", "assemble fusion"),
+        *("assemble original", f"assemble {GENERAL}", "assemble fusion", "describe held_out images"),
     ]
     sets = {name: steps[f"train {name}"].config.training_set for name in "abcd"}
     assert sets["a"] == sets["b"] != sets["c"] == sets["d"]
@@ -74,7 +74,7 @@ def test_only_what_is_needed_is_planned():
     assert own["ingest train"].config.input == "/data/train"
     assert "scenes" not in own
     assert own["replicate a"].config.held_out is None
-    assert not any(step.reference for step in own.values())
+    assert not any(step.job == "describe" for step in own.values())
 
 
 def test_images_are_the_same_where_captions_are_required():
@@ -132,9 +132,18 @@ def test_each_model_is_measured_against_what_it_learned_with_prompts_of_its_own(
         assert steps[f"replicate {name}"].config.training_set == learned
         assert steps[f"generate {name}"].config.prompts == learned
         assert steps[f"replicate {name}"].config.held_out == "runs/x/samples/held_out"
-    reference = steps["replicate a against held_out"]
-    assert (reference.model, reference.reference) == ("a", "held_out")
-    assert (reference.config.training, reference.config.training_set) == ("runs/x/samples/held_out", None)
+        assert "describe held_out images" in steps[f"replicate {name}"].needs
+    described = steps["describe held_out images"]
+    assert (described.model, described.config.images) == (None, "runs/x/samples/held_out")
+    assert {steps[f"replicate {name}"].config.features.held_out for name in "ab"} == {described.output}
+
+
+def test_training_images_are_described_again_only_for_another_descriptor():
+    other = {"replication": {"replication": {"descriptor": {"name": "clip", "weights": "clip"}}}}
+    assert "describe training images" not in plan()
+    steps = plan({"a": {}, "b": {}}, evaluations=other)
+    assert steps["describe training images"].config.descriptor.name == "clip"
+    assert all("describe training images" in steps[f"replicate {name}"].needs for name in "ab")
 
 
 def test_prompts_of_another_model_or_of_a_file():
@@ -172,8 +181,7 @@ def test_what_ingest_let_through_is_let_through_by_every_step_after_it():
     assert (fusion.max_pixels, fusion.min_side) == (70_000_000, 8)
     assert steps["caption"].config.limits == train
     assert steps["dedup"].config.decode.min_side == 200
-    for name in ("replicate a", "replicate a against held_out"):
-        decode = steps[name].config.replication.decode
+    for decode in (steps["replicate a"].config.replication.decode, steps["describe held_out images"].config.decode):
         assert (decode.max_pixels, decode.min_side, decode.max_bytes) == (60_000_000, 16, 1000)
     own = {**data, "encode": {"images": {"limits": {"max_pixels": 40_000_000}}}}
     steps = plan({"a": FUSION}, data=own)
@@ -240,7 +248,7 @@ def test_chosen_models_bring_what_they_need():
     a = [step.name for step in selected(steps, config, ["a"])]
     assert a == [
         *("scenes", "ingest train", "ingest held_out", "dedup", "encode train", "assemble original"),
-        *("train a", "generate a", "replicate a", "replicate a against held_out"),
+        *("train a", "generate a", "describe held_out images", "replicate a"),
     ]
     b = {step.name for step in selected(steps, config, ["b"])}
     assert {"caption", "generalize", "assemble fusion", "train b", "ingest held_out"} <= b

@@ -140,7 +140,14 @@ def replication(
         )
         for i, (name, mean) in enumerate((MODELS if models is None else models).items())
     ]
-    return ReplicationData(measured, training_image, None if held_out is None else result(held_out, seed=5))
+    if held_out is not None:
+        measured[0] = replace(measured[0], result=against_held_out(measured[0].result, held_out))
+    return ReplicationData(measured, training_image)
+
+
+def against_held_out(measured: ReplicationResult, mean: float, **changes: Any) -> ReplicationResult:
+    """The measurement, with one of its generations against held-out images."""
+    return replace(measured, own_held_out=result(mean, seed=5, **changes))
 
 
 def fates() -> DataFates:
@@ -340,8 +347,6 @@ def run_folder(folder: Path, kind: str = "original", failed: str | None = None, 
         _write_measurement(at.evaluation("replication", model), mean, kind if model == "mitigated" else "original")
         rows = [{"gen_id": f"p{i:03}-0", "prompt": caption(i), "image": picture(i, 0.1)} for i in range(N_IMAGES)]
         write_table(at.generations("own", model), GENERATIONS, [row | kept() for row in rows])
-    if failed != "baseline":
-        _write_measurement(at.reference("replication", "held_out"), 0.3, "original")
     record = {
         "title": "raysys demo",
         "seed": 0,
@@ -371,7 +376,6 @@ def run_folder(folder: Path, kind: str = "original", failed: str | None = None, 
             "replication": {
                 "prompts": "own",
                 "models": {name: near.evaluation("replication", name) for name in MODELS},
-                "references": {"held_out": near.reference("replication", "held_out")},
             }
         },
         "seconds": {"train-diffusion": 2.0},
@@ -390,7 +394,7 @@ def run_folder(folder: Path, kind: str = "original", failed: str | None = None, 
 
 
 def _write_measurement(folder: str, mean: float, captions: str) -> None:
-    measured = result(mean, N_IMAGES, n_training=N_IMAGES)
+    measured = against_held_out(result(mean, N_IMAGES, n_training=N_IMAGES), 0.3, n=N_IMAGES, n_training=N_IMAGES)
     for match in measured.neighbors if captions != "original" else ():
         match["prompt"] = f"a shape like {match['generated']}"
     save_result(Store(folder), measured)

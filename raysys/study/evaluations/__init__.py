@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from raysys.config import Config
-    from raysys.study.plan import Sampled, Shared
+    from raysys.study.shared import Sampled, Shared
     from raysys.study.step import Step
 
 EVALUATIONS = ("replication",)
@@ -27,7 +27,7 @@ class Evaluation(Protocol):
     def steps(self, settings: Any, shared: Shared, models: Sequence[Sampled]) -> list[Step]:
         """The steps that measure `models`, the first of which is the reference. Must not read files.
 
-        `Step.model` is the model that a step measures; `Step.reference` names a measurement to compare with.
+        A step that measures a model has `Step.model` and `Step.evaluation`; other steps make what several models need.
         """
         ...
 

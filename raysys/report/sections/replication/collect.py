@@ -14,7 +14,7 @@ from raysys.report.text import change, interval, number
 from raysys.tables import Store
 
 NAME = "replication"
-HELD_OUT = "held_out"
+REAL_HELD_OUT = "Real held-out images"
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class ReplicationData:
-    """models: in the order of the study; the first is the reference.
-
-    against_held_out: the first model's generations compared with held-out images, which no model was trained on.
-    The real held-out images compared with the training images are `held_out` of each result.
-    """
+    """models: in the order of the study; the first is the reference."""
 
     models: Sequence[Measured]
     training_image: ImageOf
-    against_held_out: ReplicationResult | None = None
 
     @property
     def reference(self) -> Measured:
         return self.models[0]
 
     @property
+    def against_held_out(self) -> ReplicationResult | None:
+        """The reference's generations compared with held-out images, which no model was trained on."""
+        return self.reference.result.own_held_out
+
+    @property
     def real_held_out(self) -> ReplicationResult | None:
+        """Held-out images compared with the training images of the reference."""
         return self.reference.result.held_out
 
 
@@ -61,13 +62,7 @@ def collect(run: RunFolder) -> ReplicationData | None:
         for name, place in places["models"].items()
         if _is_measured(run, place)
     ]
-    if not models:
-        return None
-    held_out, against = places["references"].get(HELD_OUT), None
-    # This reference belongs to the study's first model; it is not used if that model has no result.
-    if models[0].name == run.models[0] and held_out is not None and _is_measured(run, held_out):
-        against = load_result(run.path(held_out))
-    return ReplicationData(models, run.training_images().bytes_of, against)
+    return ReplicationData(models, run.training_images().bytes_of) if models else None
 
 
 def _is_measured(run: RunFolder, place: str) -> bool:
@@ -89,10 +84,11 @@ def summary(data: ReplicationData) -> dict[str, Any]:
 
 
 def table(data: ReplicationData) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """For the terminal: R of all models and references, with the change from the first model."""
-    titles = ("Replication", "R", "95 % interval", "Change", "Mean", "Generated", "Compared with")
+    """For the terminal: R of all models with the change from the first one, and R against held-out images."""
+    titles = ("Replication", "R", "95 % interval", "Change", "Held-out", "Mean", "Generated", "Compared with")
     rows = [_row(model.name, model.result, data.reference.result) for model in data.models]
-    rows += [_row(label, result, None) for label, result in references(data)]
+    if data.real_held_out is not None:
+        rows.append(_row(REAL_HELD_OUT, data.real_held_out, None))
     return titles, rows
 
 
@@ -102,13 +98,14 @@ def references(data: ReplicationData) -> list[tuple[str, ReplicationResult]]:
     if data.against_held_out is not None:
         found.append((f"{data.reference.name} against held-out images", data.against_held_out))
     if data.real_held_out is not None:
-        found.append(("Real held-out images", data.real_held_out))
+        found.append((REAL_HELD_OUT, data.real_held_out))
     return found
 
 
 def _row(label: str, result: ReplicationResult, reference: ReplicationResult | None) -> tuple[str, ...]:
     difference = change(reference.R, result.R) if reference is not None and result is not reference else ""
+    level = "" if result.own_held_out is None else number(result.own_held_out.R)
     return (
-        *(label, number(result.R), interval(result.R_ci), difference or "", number(result.mean)),
+        *(label, number(result.R), interval(result.R_ci), difference or "", level, number(result.mean)),
         *(f"{result.n_generated:,}", f"{result.n_training:,}"),
     )
