@@ -86,7 +86,7 @@ class Output:
     fingerprint: str
     chunks: tuple[Chunk, ...]
     is_kept: bool = False
-    """Settings or inputs differ and on_change=keep: existing rows are used as they are, and none may be added."""
+    """Settings or inputs differ and on_change=keep: existing rows are used unchanged, and none may be added."""
 
     def done(self) -> set[str]:
         """Names of the chunks whose part is committed."""
