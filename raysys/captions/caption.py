@@ -64,7 +64,7 @@ class CaptionerConfig(Config):
 
     @property
     def producer(self) -> str:
-        """Whose rows its captions are, in a table that several write into."""
+        """Name of this captioner as a producer of rows, in a table with several producers."""
         return f"caption-{self.name}"
 
     @field_validator("name")
@@ -158,19 +158,19 @@ class Captioner:
 
     @property
     def producer(self) -> str:
-        """Whose rows its captions are, in a table that several write into."""
+        """Name of this captioner as a producer of rows, in a table with several producers."""
         return f"caption-{self.name}"
 
     @property
     def texts(self) -> list[str]:
-        """All that it may ask: prompts and spare prompts."""
+        """The texts of all prompts and spare prompts."""
         return [*self.prompts.values(), *self.spare_prompts.values()]
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes its captions."""
         return {
             "llm": identity(self.llm),
-            # As lists: the order decides for which rejected caption which spare prompt stands in.
+            # As lists, because the order determines which spare prompt replaces which rejected caption.
             "prompts": list(self.prompts.items()),
             "spare_prompts": list(self.spare_prompts.items()),
             "adapters": self.adapters,
@@ -183,7 +183,10 @@ class Captioner:
 
 
 def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Captioner:
-    """Raises InputError for a missing model folder, or a recipe that needs remote code that is not allowed."""
+    """Apply the recipe and choose the engine.
+
+    Raises InputError for a missing model folder, or a recipe that needs remote code that is not allowed.
+    """
     recipe, llm = RECIPES[config.recipe], config.llm
     if not llm.is_remote:
         model_folder(llm.model, recipe.repository)
@@ -212,16 +215,16 @@ def resolve(config: CaptionerConfig, checks: ChecksConfig, seed: int) -> Caption
 
 
 def refuse_same_names(captioners: Sequence[CaptionerConfig]) -> None:
-    """ValueError when two captioners of one table have the same name."""
+    """Raise ValueError if two captioners of one table have the same name."""
     twice = [name for name, n in Counter(c.name for c in captioners).items() if n > 1]
     if twice:
         raise ValueError(f"captioners are named twice: {', '.join(twice)}")
 
 
 def refuse_too_few(captioners: Sequence[CaptionerConfig], min_captions: int) -> None:
-    """InputError when the captioners cannot make so many different captions of one image.
+    """Raise InputError if the captioners have fewer than `min_captions` different prompts.
 
-    A prompt that stands there twice, for the same model, brings the same caption twice.
+    A prompt that is repeated for the same model would give the same caption.
     """
     asked = {
         (c.llm.model_dump_json(), c.sampling.model_dump_json(), adapters_of(c)[name], text)
@@ -230,7 +233,7 @@ def refuse_too_few(captioners: Sequence[CaptionerConfig], min_captions: int) -> 
     }
     if len(asked) < min_captions:
         raise InputError(
-            f"min_captions = {min_captions}, but the captioners have {len(asked)} different prompts in all",
+            f"min_captions = {min_captions}, but the captioners have {len(asked)} different prompts in total",
             "add a captioner or a prompt, or lower min_captions",
         )
 

@@ -19,21 +19,21 @@ from raysys.tables.kept_rows import KeptRows
 from raysys.tables.representatives import RepresentativeRows, Representatives
 
 N_TRIED = 256
-"""Captions whose length is measured before a run."""
+"""Number of captions whose length is checked before a run."""
 
 COLUMNS = ("caption_id", "row_id", "sample_id", "text", "language", "captioner", "level")
-"""Columns of every item, whichever table it comes from."""
+"""Columns of every item, from either kind of table."""
 
 NOT_GENERALIZED = "none"
-"""In filters, the level of captions that have none."""
+"""In filters, the level of captions that are not generalized."""
 
 
 @dataclass(frozen=True)
 class CaptionFilter:
-    """Which captions are taken; None = any. level `none` = not generalized.
+    """Selects captions; None = any. Level `none` = not generalized.
 
-    which: how a caption was made, its caption_id without the row_id: "blip2/photo", "original/general"; or several of
-    these. At most one caption of an image is made in each way.
+    which: the caption_id without the row_id, e.g. "blip2/photo" or "original/general", or several of these. An image
+    has at most one caption for each.
     """
 
     language: str | None = None
@@ -54,7 +54,7 @@ class CaptionFilter:
 
 @dataclass(frozen=True)
 class CaptionRows:
-    """chunk → [caption_id, row_id, sample_id, text, language, captioner, level] of the captions that are taken."""
+    """chunk → [caption_id, row_id, sample_id, text, language, captioner, level] of the selected captions."""
 
     rows: KeptRows | RepresentativeRows
     chosen: CaptionFilter
@@ -62,7 +62,7 @@ class CaptionRows:
 
     @classmethod
     def of(cls, view: TableView, chosen: CaptionFilter, duplicates: TableView | None = None) -> CaptionRows:
-        """`view` holds CAPTIONS or SAMPLES; of samples, those without a caption are left out."""
+        """`view`: a CAPTIONS or SAMPLES table; samples without a caption are skipped."""
         if view.row_type.name == CAPTIONS.name:
             return cls(KeptRows.of(view, COLUMNS), chosen, False)
         samples = Representatives(view, duplicates)
@@ -75,26 +75,26 @@ class CaptionRows:
         return self.chosen(rows).select(COLUMNS)
 
     def tried(self, parts: Sequence[InputPart]) -> list[str]:
-        """Texts of the first part that has any, 256 at most. InputError when none has: to take nothing is a slip.
+        """Texts of the first part that has any, at most 256. Raises InputError if no caption is selected.
 
-        Few parts are read where captions are found, all of them only before the error.
+        Reads parts until captions are found, so all parts are read only before the error.
         """
         for part in parts:
             if (taken := self(Chunk(part.name, part, 0, part.n_items))).num_rows:
                 return taken["text"].slice(0, N_TRIED).to_pylist()
         wanted = ", ".join(f"{name} = {value!r}" for name, value in asdict(self.chosen).items() if value is not None)
-        raise InputError(f"no caption is taken: none has {wanted or 'a text'}", "correct that, or give another table")
+        raise InputError(f"no caption is selected: none has {wanted or 'a text'}", "correct it, or give another table")
 
 
 def refuse_own_output(captions: str, output: str) -> None:
-    """Captions may be made from the captions of several tables, but not written into the one that is read: each run
-    would find the last one's rows as new input."""
+    """Raise InputError if captions would be written to the table from which they are made: each run would read the rows
+    of the previous one as new input."""
     if Store(captions).url == Store(output).url:
-        raise InputError(f"captions and output are both {output}", "give the new captions a table of their own")
+        raise InputError(f"captions and output are both {output}", "write the new captions to another table")
 
 
 def _as_captions(samples: pa.Table) -> pa.Table:
-    """SAMPLES rows as if their own captions were CAPTIONS rows, in English."""
+    """The original captions of SAMPLES rows as CAPTIONS rows, in English."""
     samples = samples.filter(pc.greater(pc.utf8_length(pc.fill_null(samples["caption"], "")), 0))
     n = samples.num_rows
     ids = [f"{row_id}/{ORIGINAL}" for row_id in samples["row_id"].to_pylist()]
@@ -111,13 +111,13 @@ def _as_captions(samples: pa.Table) -> pa.Table:
 
 
 class CaptionSource(Config):
-    """Captions out of a CAPTIONS table."""
+    """Captions from a CAPTIONS table."""
 
     table: Place = Field(description="table of CAPTIONS rows")
     which: str | tuple[str, ...] | None = Field(
         None,
-        description="the captions made this way or in these ways, as caption_id says after the row_id: blip2/photo, "
-        "original/general … null = all captions",
+        description="captions to use, by the part of caption_id after the row_id: blip2/photo, original/general …, or "
+        "several of these; null = all captions",
     )
 
 
@@ -133,20 +133,20 @@ class CaptionsToEncode:
 
 
 def captions_to_encode(view: TableView, source: CaptionSource) -> CaptionsToEncode:
-    """InputError when `which` names captions that the table does not have."""
+    """Loads the captions of `source`. Raises InputError if the table does not have captions `which`."""
     wanted = (source.which,) if isinstance(source.which, str) else source.which or ()
     ways = _ways(view)
     if not ways or not set(wanted) <= set(ways):
         raise InputError(
             f"captions.which = {source.which!r}: the captions of {source.table} are {', '.join(ways) or 'none yet'}",
-            "name one of them",
+            "use one of these",
         )
     return CaptionsToEncode(CaptionRows.of(view, CaptionFilter(which=source.which)))
 
 
 @dataclass(frozen=True)
 class OwnCaptions:
-    """chunk of SAMPLES → [caption_id, row_id, caption] of their own captions, those without one included."""
+    """chunk of SAMPLES → [caption_id, row_id, caption] of the original captions, including rows without a caption."""
 
     rows: RepresentativeRows
 
@@ -161,8 +161,8 @@ class OwnCaptions:
 
 
 def _ways(view: TableView) -> list[str]:
-    """How the captions of a table were made. Of every producer, and of every producer before it, the first part that
-    holds rows is read: one part of `generalize` stands for one captioner only."""
+    """The values that `which` can have for a table. Reads the first non-empty part of every producer and of every
+    producer before it, because a part of `generalize` has the captions of only one captioner."""
     found: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
     for part in view.parts:

@@ -13,7 +13,7 @@ from rich.table import Table
 from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary, TablePlan, TableSummary
 
 _LOG_WIDTH = 10_000
-"""Without a terminal a row of a table stays on one line, so that it can be searched for."""
+"""Line width without a terminal: table rows are not wrapped, so that logs can be searched."""
 
 _MANY = 4
 """With at least this many steps, a plan is printed as one table with a line per step."""
@@ -104,7 +104,7 @@ def _is_plain(value: Any) -> bool:
 def _lines(console: Console, facts: Mapping[str, Any]) -> None:
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        shown = f"{value:,}" if type(value) is int else value  # not of booleans, which are integers too
+        shown = f"{value:,}" if type(value) is int else value  # booleans are also integers
         console.print(f"  {name:<{width}}  {shown}")
 
 
@@ -127,7 +127,7 @@ def _cell(value: Any) -> str:
 
 
 def _console(out: TextIO) -> Console:
-    """Plain aligned text in a pipe or a log; nothing in a path is taken for markup."""
+    """A console that writes plain aligned text in pipes and logs, and does not interpret paths as markup."""
     console = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
     return (
         console

@@ -1,4 +1,4 @@
-"""Run several blocking Ray calls at the same time from one driver, all of which Ctrl-C stops."""
+"""Run several blocking Ray calls concurrently in one driver, so that Ctrl-C stops all of them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import ray
 
 T = TypeVar("T")
 POLL_S = 0.2
-"""Poll interval. Python handles signals between the main thread's instructions, so it must not block indefinitely."""
+"""Poll interval in seconds. The main thread must not block indefinitely, because it handles signals."""
 STOP_S = 10.0
-"""How long interrupted threads may take to leave Ray; Ray Data stops its own threads in this time."""
+"""Time in seconds for interrupted threads to leave Ray; Ray Data stops its threads in this time."""
 
 
 _ending: dict[int, float] = {}
-"""Thread → deadline until which the actions that it waits for may end on their own; Ray is not disconnected earlier."""
+"""Thread → deadline until which its actions may end by themselves; Ray is not disconnected earlier."""
 
 
 class _Thread(threading.Thread):
-    """A daemon thread that says when its action has ended.
+    """A daemon thread that reports when its action has ended.
 
-    `Thread.is_alive()` cannot: before Python 3.13 a `join()` that is interrupted by a signal marks the thread as
-    stopped while it still runs.
+    `Thread.is_alive()` is not reliable: before Python 3.13, a `join()` that is interrupted by a signal marks the thread
+    as stopped while it still runs.
     """
 
     def __init__(self, action: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ def run_concurrently(
 
     Ctrl-C or SIGTERM interrupts every action and is then raised in the caller. If an action does not end, Ray is
     disconnected, which makes it fail. If `ask_to_stop` is given, it is called first, and the actions have `grace_s`
-    seconds to end on their own; a second Ctrl-C or SIGTERM ends this grace period.
+    seconds to end by themselves; a second Ctrl-C or SIGTERM ends this grace period.
     """
     results: dict[int, T] = {}
     failures: dict[int, BaseException] = {}
@@ -77,7 +77,7 @@ def run_concurrently(
 
 
 def _join(threads: Sequence[_Thread], until: float = float("inf")) -> None:
-    """Wait for the threads, in steps: Python delivers signals between them."""
+    """Wait for the threads in short intervals, between which Python handles signals."""
     for thread in threads:
         while not thread.ended.wait(POLL_S) and time.monotonic() < until:
             pass

@@ -1,7 +1,7 @@
 """Map a stage over the pending chunks of a table with Ray Data: read → stage → commit, streaming.
 
-A chunk is sent as one row (its description and its items as Arrow IPC bytes), so that Ray can neither split nor merge
-chunks, column types are never lost, and an empty chunk still arrives. Only small statistics reach the driver.
+A chunk is sent as one row (its description, and its items as Arrow IPC bytes). So Ray cannot split or merge chunks,
+column types are preserved, and an empty chunk is sent, too. Only small statistics reach the driver.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from raysys.tables.job import TableJob, TableRun
 
 
 def run_map(run: TableRun) -> MapResult:
-    """Run all pending chunks. Raises like `raysys.engine.drive.drive`."""
+    """Process all pending chunks. Raises the same exceptions as `raysys.engine.drive.drive`."""
     chunks = run.chunks()
     if not chunks:
         return MapResult()
     dataset = _dataset(run, chunks)
     batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    # Closed here, not when it is garbage-collected: after an error Ray Data's threads would still be running when Ray
-    # is shut down, and print tracebacks of their own.
+    # Closed here and not by the garbage collector: after an error, Ray Data's threads would still run when Ray is shut
+    # down, and print tracebacks.
     with _Watchdog(run.job) as watchdog, closing(batches):
         reports = (report for batch in batches for report in batch.to_pylist())
         result = drive(run, len(chunks), reports, watchdog.alive)
@@ -44,7 +44,7 @@ def run_map(run: TableRun) -> MapResult:
 def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
     job, cluster, heavy = run.job, run.job.cluster, run.job.stage.heavy
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # our own progress line shows rows and fates
+    context.enable_progress_bars = False  # our progress line shows rows and outcomes
     context.target_max_block_size = None
     limit_read_ahead(context, cluster.chunks_read if heavy else cluster.max_chunks_read)
     for name, value in cluster.data_context.items():
@@ -56,11 +56,11 @@ def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
     light = {**batches, "num_cpus": cluster.load_cpus}
     work = run.for_workers()
     # `AttemptLog` relies on Ray Data's default of restarting dead workers without limit: a poison row is found by
-    # counting the failed attempts on storage, not by giving up on its chunk.
+    # counting the failed attempts on storage.
     if not heavy:
         kwargs = {"work": OncePerWorker((work, chunks))}
         return dataset.map_batches(whole_chunks, fn_kwargs=kwargs, **batches, **_worker_args(cluster.pool))
-    # Tasks that read and commit do not get the stage: unpickling it would import the model's libraries there as well.
+    # Tasks that read and commit do not get the stage, because unpickling it would import the libraries of the model.
     kwargs = {"load": job.load, "chunks": OncePerWorker(chunks)}
     dataset = dataset.map_batches(read_items, fn_kwargs=kwargs, **light)
     dataset = dataset.map_batches(StageActor, fn_constructor_args=(work,), **batches, **_pool_args(cluster.pool))
@@ -68,7 +68,7 @@ def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:
 
 
 def _pool_args(pool: PoolConfig) -> dict[str, Any]:
-    """Arguments for an actor pool; with several chunks in flight, its actors are threaded and prefetch one chunk."""
+    """Arguments of an actor pool. With several chunks in flight, its actors are threaded and prefetch one chunk."""
     sizes = {"min_size": pool.min_size, "max_size": pool.max_size}
     if pool.chunks_in_flight in (None, 1):
         return {"compute": ray.data.ActorPoolStrategy(**sizes), **_worker_args(pool)}
@@ -94,7 +94,7 @@ def _worker_args(pool: PoolConfig) -> dict[str, Any]:
 
 
 class _Watchdog:
-    """Prints the cluster's resources when no chunk has finished for a while, to make a deadlock visible."""
+    """Prints the resources of the cluster if no chunk finishes for some time, to make deadlocks visible."""
 
     def __init__(self, job: TableJob) -> None:
         self._job, self._last, self._stop = job, time.monotonic(), threading.Event()

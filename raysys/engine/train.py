@@ -1,6 +1,6 @@
-"""A training on Ray Train: workers, checkpoints on storage, resume by the same folder.
+"""Run a training on Ray Train, with checkpoints on storage. The same folder resumes it.
 
-The loop itself (`raysys.training`) does not depend on Ray: it gets a `Worker` (engine/train_worker.py).
+The training loop (`raysys.training`) does not depend on Ray; it gets a `Worker` (engine/train_worker.py).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class TrainJob:
 
 
 def run_training(job: TrainJob) -> Checkpoint:
-    """Run a training to its end; returns its last checkpoint. Raises what made it fail.
+    """Run a training to its end and return the last checkpoint. Raises the exception that made it fail.
 
-    It goes on from the newest checkpoint in its folder. Ctrl-C or SIGTERM: it writes a checkpoint and ends, then the
-    interruption goes on to the caller. A second one, or the end of `stop_grace_s`, stops it at once.
+    It resumes from the newest checkpoint in its folder. After Ctrl-C or SIGTERM, it writes a checkpoint and ends, and
+    the interrupt is raised in the caller. A second signal, or the end of `stop_grace_s`, stops it immediately.
     """
     stop = StopFlag.remote()
     [checkpoint] = run_concurrently(
@@ -62,7 +62,7 @@ def run_training(job: TrainJob) -> Checkpoint:
 
 def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:
     cluster = job.cluster
-    # Otherwise Ray Train starts its workers in its own folder, where relative paths of the config do not exist.
+    # Otherwise Ray Train starts its workers in another folder, where relative paths of the config do not exist.
     os.environ.setdefault(RAY_CHDIR_TO_TRIAL_DIR, "0")
     workers: Any = cluster.num_workers
     if cluster.min_workers is not None:
@@ -128,7 +128,7 @@ def _follow(job: TrainJob):
             thread.join()
             if record := _last_record(store):
                 bar.update(record["step"], loss=record["loss"])
-                if record["step"] < job.total_steps:  # Ray calls a training that was asked to stop a success
+                if record["step"] < job.total_steps:  # for Ray, a training that was asked to stop is a success
                     bar.close("stopped")
 
 

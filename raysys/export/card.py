@@ -17,7 +17,7 @@ _HUB_LICENSES = frozenset(
         *("cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
     }
 )
-"""Licenses that the header may name; the Hub knows no others, they are `other`."""
+"""Licenses that the header may name; all others are `other`, because the Hub does not know them."""
 
 _COLUMNS = {
     "image": "the original bytes of the image file, never re-encoded",
@@ -25,21 +25,21 @@ _COLUMNS = {
     "caption_id": "id of the main caption",
     "captions": "all captions, each with captioner, model, revision, prompt, language, level, the caption it was made "
     "from (`source_caption_id`) and generality score (`gs`)",
-    "original_caption": "what the source said",
+    "original_caption": "the caption of the source",
     "sample_id": "SHA-256 of the image bytes",
     "row_id": "input file and key inside it",
-    "url": "where the image came from",
-    "license": "under which it may be used; with copies, the strictest of them",
-    "license_evidence": "the statement that decided",
-    "sources": "all places where copies of the image were found, with their licenses",
-    "width": "pixels, upright",
-    "height": "pixels, upright",
-    "metadata": "the source's own JSON, unchanged: credit lines are in here",
+    "url": "URL of the image",
+    "license": "license of the image; if it has copies, the strictest license of them",
+    "license_evidence": "the statement from which the license was determined",
+    "sources": "all rows with copies of the image, with their URLs and licenses",
+    "width": "pixels, after EXIF rotation",
+    "height": "pixels, after EXIF rotation",
+    "metadata": "the unchanged JSON of the source, with credit lines",
 }
 
 
 def card(contents: Mapping[str, Any], rows: Mapping[str, Any], layout: Layout) -> str:
-    """README.md of an export. contents: `Contents.as_dict()`; rows: `Counts.as_dict()` of the samples looked at."""
+    """README.md of an export. contents: `Contents.as_dict()`; rows: `Counts.as_dict()` of the processed samples."""
     header = yaml.safe_dump(_header(contents, layout), sort_keys=False, allow_unicode=True)
     left_out = rows["rejected"] | rows["error"]
     sections = [
@@ -47,7 +47,7 @@ def card(contents: Mapping[str, Any], rows: Mapping[str, Any], layout: Layout) -
         f"{contents['samples']:,} images with {contents['captions']:,} captions, in {len(contents['shards'])} files.",
         _HOW_TO_READ[layout],
         "## Licenses\n\n" + _table(("license", "images"), contents["licenses"].items()),
-        "Each sample carries its license, the statement that says so, and its URL.",
+        "Each sample has its license, the statement from which it was determined, and its URL.",
         "## Captions\n\n" + _captioners(contents["captioners"]),
         "## Columns\n\n" + _table(("name", "meaning"), _COLUMNS.items()),
         *([f"## Left out\n\n{_table(('reason', 'samples'), sorted(left_out.items()))}"] if left_out else []),
@@ -67,8 +67,8 @@ import webdataset
 samples = webdataset.WebDataset("00000.tar", shardshuffle=False).decode("pil")
 ```
 
-The tars hold `<key>.<image format>`, `<key>.txt` (the main caption) and `<key>.json` (the other columns).
-`datasets.load_dataset` opens such tars only when all images have one format.""",
+The tars contain `<key>.<image format>`, `<key>.txt` (the main caption) and `<key>.json` (the other columns).
+`datasets.load_dataset` can read such tars only if all images have the same format.""",
 }
 
 
@@ -96,7 +96,7 @@ def _header(contents: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def features(fields: pa.Schema | pa.StructType) -> list[dict[str, Any]]:
-    """An Arrow schema in the notation of `datasets`' YAML header."""
+    """Convert an Arrow schema to the notation of the YAML header of `datasets`."""
     return [{"name": f.name, **({"dtype": "image"} if f.name == "image" else _feature(f.type))} for f in fields]
 
 

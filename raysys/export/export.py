@@ -1,4 +1,4 @@
-"""One export, from its joined rows to its folder."""
+"""Write one export: from joined rows to its folder."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def export(
     max_shard_bytes: int,
     max_error_fraction: float,
 ) -> dict[str, Any]:
-    """Write the export into the empty `folder`; returns the summary of it.
+    """Write the export into the empty `folder`; returns its summary.
 
-    Raises InputError when nothing is left to export or the disk is full, RunFailed when too many images are lost.
+    Raises InputError if no sample is left or the disk is full, RunFailed if too many images cannot be read.
     """
     with closing(ImageBytes(join, max_error_fraction)) as images:
         with Progress("export", join.n_samples, "samples") as progress:
@@ -37,7 +37,7 @@ def export(
         if contents.samples == 0:
             raise InputError(
                 f"no sample to export ({join.counts.as_dict()})",
-                "look at `select` and at the outcomes of the tables it joins",
+                "check `select` and the outcomes of the joined tables",
             )
         held = {"layout": layout, **contents.as_dict(), "rows": join.counts.as_dict(), "errors": images.errors}
         finish(folder, card(held, held["rows"], layout), held)
@@ -51,13 +51,13 @@ def export(
 
 
 def is_incomplete(done: Mapping[str, Any], limit: int | None, retry_unreadable: bool) -> bool:
-    """Whether a finished export, by its summary, is done again: a trial of which more is asked now, or lost images."""
+    """Whether to redo a finished export with summary `done`: it had a smaller limit, or unreadable images to retry."""
     was = done["limit"]
     return (retry_unreadable and done["unreadable"] > 0) or (was is not None and (limit is None or limit > was))
 
 
 def planned(join: ExportJoin) -> dict[str, int]:
-    """What would be written, counted without reading an image."""
+    """What the export would contain, counted without reading images."""
     contents = Contents()
     for _, row in join.rows(with_images=False):
         join.counts.add(KEPT)

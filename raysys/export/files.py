@@ -3,9 +3,9 @@
     webdataset   00000.tar …                          <key>.jpg (original bytes), <key>.txt (main caption), <key>.json
     datasets     data/train-00000-of-00012.parquet …  one row per sample, the image as struct<bytes, path>
 
-Both hold the same fields, README.md (a dataset card) and manifest.json, which is written last. Images are never
-re-encoded. Keys, times and owners inside the tars are fixed, so the same rows give the same bytes. Memory holds one
-sample, or one row group of a Parquet file, never the set.
+Both contain the same fields, README.md (a dataset card) and manifest.json, which is written last. Images are never
+re-encoded. Keys, times and owners in the tars are fixed, so the same rows give the same bytes. Only one sample or one
+row group of a Parquet file is in memory at a time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": 
 """SAMPLES.format → file extension."""
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1000, 32 << 20
-"""A row group is what a Parquet reader holds in memory at once, and what the writer gathers."""
+"""Limits of a row group, which readers and this writer hold in memory as a whole."""
 
 _TAR_BLOCK, _TAR_RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
@@ -48,36 +48,36 @@ _CAPTION = pa.struct(
     + [("gs", pa.float32())]
 )
 CAPTION_FIELDS = tuple(f.name for f in _CAPTION)
-"""What is exported of a CAPTIONS row."""
+"""The exported columns of a CAPTIONS row."""
 
 SCHEMA = pa.schema(
     [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("caption", pa.string()),  # the main one of `captions`
+        ("caption", pa.string()),  # the text of the main caption
         ("caption_id", pa.string()),
         ("captions", pa.list_(_CAPTION)),
-        ("original_caption", pa.string()),  # as the source had it
+        ("original_caption", pa.string()),  # the caption of the source
         ("sample_id", pa.string()),  # sha256 of the image bytes
         ("row_id", pa.string()),
         ("url", pa.string()),
         ("license", pa.string()),
         ("license_evidence", pa.string()),
-        # Where copies of the same image were found; empty without a duplicates table.
+        # All rows with copies of the image; empty without a duplicates table.
         ("sources", pa.list_(pa.struct([("row_id", pa.string()), ("url", pa.string()), ("license", pa.string())]))),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("metadata", pa.string()),  # the source's own JSON: credit lines that a license asks for are in here
+        ("metadata", pa.string()),  # the JSON of the source, with the credit lines that a license requires
     ],
-    # `datasets` derives every other feature from its Arrow type; a struct alone would not be an image.
+    # `datasets` derives all other features from the Arrow types, but would not read the struct as an image.
     metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})},
 )
 
 
 class CaptionChoice(Config):
-    """A kind of caption; fields that are not set match everything."""
+    """A kind of caption. Fields that are not set match all captions."""
 
     captioner: str | None = Field(None, description="name of the captioner")
-    level: Level | None = Field(None, description="generalization; none = not generalized")
+    level: Level | None = Field(None, description="generalization level; none = not generalized")
     language: str | None = Field(None, description="en, ja …")
 
     def matches(self, caption: Mapping[str, Any]) -> bool:
@@ -91,24 +91,28 @@ class CaptionChoice(Config):
 class CaptionSelection(Config):
     """Which captions are exported, and which of them is the main one."""
 
-    captioners: tuple[str, ...] | None = Field(None, min_length=1, description="only from these; null = all")
-    levels: tuple[Level, ...] | None = Field(
-        None, min_length=1, description="only these generalization levels (none = not generalized); null = all"
+    captioners: tuple[str, ...] | None = Field(
+        None, min_length=1, description="export only captions of these captioners; null = all"
     )
-    languages: tuple[str, ...] | None = Field(None, min_length=1, description="only in these; null = all")
-    min_captions: int = Field(1, ge=1, description="samples with fewer captions left are not exported")
+    levels: tuple[Level, ...] | None = Field(
+        None, min_length=1, description="export only these generalization levels (none = not generalized); null = all"
+    )
+    languages: tuple[str, ...] | None = Field(
+        None, min_length=1, description="export only captions in these languages; null = all"
+    )
+    min_captions: int = Field(1, ge=1, description="samples with fewer selected captions are not exported")
     main: tuple[CaptionChoice, ...] = Field(
         (),
-        description="preferences for the main caption, first match wins; without a match the first caption: of the "
-        "first table, in the order of caption ids",
+        description="kinds of captions to use as the main caption, the best first; without a match, the caption of "
+        "the first table with the smallest caption_id",
     )
 
     def captions_of(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The captions (fields of CAPTION_FIELDS) among CAPTIONS rows that are kept and wanted, in the given order."""
+        """The kept and selected captions of CAPTIONS rows, with the fields CAPTION_FIELDS, in the given order."""
         return [{name: row[name] for name in CAPTION_FIELDS} for row in rows if self._wants(row)]
 
     def main_of(self, captions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The main one of `captions` (at least one)."""
+        """The main caption of `captions`, which must not be empty."""
         for choice in self.main:
             for caption in captions:
                 if choice.matches(caption):
@@ -126,13 +130,13 @@ class CaptionSelection(Config):
 
 @dataclass
 class Contents:
-    """What an export holds, counted while it is written."""
+    """The contents of an export, counted while it is written."""
 
     samples: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
     licenses: Counter[str] = field(default_factory=Counter)
     captions: Counter[tuple[str | None, ...]] = field(default_factory=Counter)
-    """by captioner, model, revision, language and level"""
+    """Number of captions by captioner, model, revision, language and level."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         self.samples += 1
@@ -164,8 +168,8 @@ def write_shards(
 ) -> Contents:
     """Write `rows` (fields of SCHEMA; `image.bytes` as read, `image.path` = "<key>.<extension>") in order.
 
-    A shard ends before it would hold more than `rows_per_shard` samples or `max_shard_bytes` (tars: of the finished
-    file; Parquet: before compression); a larger sample is alone in its shard. InputError when the disk is full.
+    A shard contains at most `rows_per_shard` samples and at most `max_shard_bytes` (tars: size of the finished file;
+    Parquet: before compression), except that a larger sample gets its own shard. Raises InputError if the disk is full.
     """
     kind = _TarShard if layout == "webdataset" else _ParquetShard
     contents, shard = Contents(), None
@@ -190,9 +194,9 @@ def write_shards(
 
 
 def description(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the image and the main caption's text: the JSON beside the image."""
+    """The JSON next to an image: all fields except the image and the text of the main caption."""
     fields = {name: row[name] for name in SCHEMA.names if name not in ("image", "caption")}
-    # The shortest decimal that is this float32: 5.2, not 5.199999809265137.
+    # The shortest decimal number that gives this float32: 5.2 instead of 5.199999809265137.
     captions = [c | {"gs": None if c["gs"] is None else float(str(np.float32(c["gs"])))} for c in row["captions"]]
     return fields | {"captions": captions}
 
@@ -212,7 +216,7 @@ class _TarShard:
 
     @staticmethod
     def encode(row: Mapping[str, Any]) -> tuple[list[tuple[str, bytes]], int]:
-        """The members of a sample, and the bytes that they take in the tar."""
+        """The members of a sample, and their size in the tar in bytes."""
         key = row["image"]["path"].partition(".")[0]
         members = [
             (row["image"]["path"], row["image"]["bytes"]),
@@ -222,12 +226,12 @@ class _TarShard:
         return members, sum(_TAR_BLOCK + -(-len(data) // _TAR_BLOCK) * _TAR_BLOCK for _, data in members)
 
     def size_with(self, n_bytes: int) -> int:
-        """The size of the finished file after `n_bytes` more: two end blocks, filled up to a whole record."""
+        """The size of the finished file with `n_bytes` more, including two end blocks and padding to a whole record."""
         return -(-(self._bytes + n_bytes + 2 * _TAR_BLOCK) // _TAR_RECORD) * _TAR_RECORD
 
     def add(self, members: Sequence[tuple[str, bytes]], n_bytes: int) -> None:
         for name, data in members:
-            info = tarfile.TarInfo(name)  # owner 0, time 0, mode 644: nothing of this machine
+            info = tarfile.TarInfo(name)  # owner 0, time 0, mode 644: independent of the machine
             info.size = len(data)
             self._tar.addfile(info, io.BytesIO(data))
         self.rows, self._bytes = self.rows + 1, self._bytes + n_bytes
@@ -240,7 +244,7 @@ class _TarShard:
         return {"name": self._path.name, "rows": self.rows, "bytes": self._path.stat().st_size}
 
     def abandon(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which is already being reported
+        with contextlib.suppress(OSError):  # a full disk, which is already being reported
             self._file.close()
 
     @staticmethod
@@ -261,7 +265,7 @@ class _ParquetShard:
 
     @staticmethod
     def encode(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-        """The row itself, and about the bytes that it takes before compression."""
+        """The row, and its approximate size in bytes before compression."""
         return row, len(row["image"]["bytes"]) + len(row["caption"].encode()) + len(_json_bytes(description(row)))
 
     def size_with(self, n_bytes: int) -> int:
@@ -287,12 +291,12 @@ class _ParquetShard:
         return {"name": name, "rows": self.rows, "bytes": self._path.stat().st_size, "raw_bytes": self._bytes}
 
     def abandon(self) -> None:
-        with contextlib.suppress(OSError, pa.ArrowException):  # of a full disk, which is already being reported
+        with contextlib.suppress(OSError, pa.ArrowException):  # a full disk, which is already being reported
             self._writer.close()
 
     @staticmethod
     def finish(folder: Path, contents: Contents) -> Contents:
-        """Give the files their last names: only now it is known how many there are."""
+        """Rename the files: their final names contain the number of files."""
         for shard in contents.shards:
             name = shard["name"].replace(".parquet", f"-of-{len(contents.shards):05d}.parquet")
             (folder / shard["name"]).rename(folder / name)
@@ -301,7 +305,7 @@ class _ParquetShard:
 
 
 def finish(folder: Path, readme: str, manifest: Mapping[str, Any]) -> None:
-    """The last two files of an export: the card, then what it holds and was made from."""
+    """Write the last two files of an export: the dataset card, then the manifest."""
     text = json.dumps(dict(manifest), indent=1, ensure_ascii=False)
     with naming_the_disk(folder):
         for name, content in ((README, readme), (MANIFEST, text)):

@@ -1,4 +1,4 @@
-"""The image bytes of export rows, as they were ingested; those that cannot be read any more are counted."""
+"""Read the original image bytes of export rows, and count the images that cannot be read any more."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from raysys.progress import Progress
 from raysys.shards.references import ImageReader
 
 ERRORS_BEFORE_STOP = 20
-"""Fewer lost images than this never stop a run, as in row jobs."""
+"""Fewer unreadable images than this never stop a run, as in row jobs."""
 
 
 class ImageBytes:
-    """Gives export rows their image bytes; rows whose bytes cannot be read any more are counted, with their ids."""
+    """Adds image bytes to export rows, and counts rows whose image cannot be read any more, with their ids."""
 
     def __init__(self, join: ExportJoin, max_error_fraction: float) -> None:
         self._join, self._max_fraction = join, max_error_fraction
@@ -30,7 +30,7 @@ class ImageBytes:
         for sample, row in self._join.rows():
             data = self._read(sample)
             if data is not None:
-                # The number makes keys unique and sorts them, the hash tells whose image it is.
+                # The number makes keys unique and sorted; the hash identifies the image.
                 key = f"{counts.kept:09d}-{sample['sample_id'][:12]}"
                 counts.add(KEPT)
                 yield row | {"image": {"bytes": data, "path": f"{key}.{EXTENSIONS[sample['format']]}"}}
@@ -40,7 +40,7 @@ class ImageBytes:
     def _read(self, sample: dict[str, Any]) -> bytes | None:
         try:
             return self._reader.read(sample)
-        except (OSError, ValueError) as exc:  # gone, or not the image that was ingested
+        except (OSError, ValueError) as exc:  # missing, or not the image that was ingested
             fate = error_from("read", exc)
             self._join.counts.add(ERROR, fate["reason"])
             self.errors.append({"row_id": sample["row_id"], "reason": fate["reason"], "detail": fate["detail"]})
@@ -48,14 +48,14 @@ class ImageBytes:
             return None
 
     def check_errors(self, of: int) -> None:
-        """Raise RunFailed when more images than allowed could not be read."""
+        """Raise RunFailed if more than the allowed share of `of` images could not be read."""
         n = len(self.errors)
         if n >= ERRORS_BEFORE_STOP and n > self._max_fraction * of:
             first = self.errors[0]
             raise RunFailed(
                 f"the images of {n} samples cannot be read, more than max_error_fraction = {self._max_fraction:g} of "
                 f"{of}; the first: {first['row_id']}: {first['detail']}\n"
-                "  fix: bring the ingested files back to their place, or ingest again; nothing was exported"
+                "  fix: restore the ingested files, or ingest again; nothing was exported"
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""SAMPLES ⋈ CAPTIONS ⋈ DUPLICATES → the rows to export, and why the others are left out."""
+"""SAMPLES ⋈ CAPTIONS ⋈ DUPLICATES → the rows to export, and the reasons for leaving others out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysys.tables.read import Part
 from raysys.tables.representatives import LEFT_OUT, Representatives
 
 BATCH_ROWS = 64
-"""Samples of a materialized table that are held in memory at once."""
+"""Number of samples whose rows, possibly with images, are in memory at the same time."""
 
 _FROM_SAMPLE = ("sample_id", "row_id", "url", "width", "height", "metadata")
 _FOR_READING = ("shard", "member", "offset", "length", "image", "format")
@@ -25,10 +25,10 @@ _FOR_READING = ("shard", "member", "offset", "length", "image", "format")
 
 @dataclass
 class ExportJoin:
-    """The rows to export, part of samples by part: nothing crosses parts, one part is in memory.
+    """The rows to export. SAMPLES parts are joined one by one, with one part in memory.
 
-    counts: the fate of every row of samples that was looked at; whoever takes a row counts it as kept or error.
-    n_seen: kept samples looked at.
+    counts: outcomes of the SAMPLES rows read so far; the consumer of `rows` counts each row as kept or error.
+    n_seen: number of kept samples read so far.
     """
 
     samples: TableView
@@ -50,12 +50,12 @@ class ExportJoin:
 
     @property
     def n_samples(self) -> int:
-        """Kept samples that will be looked at."""
+        """Number of kept samples that will be read."""
         kept = self.samples.counts().kept
         return kept if self.limit is None else min(kept, self.limit)
 
     def rows(self, with_images: bool = True) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """(SAMPLES row, its export row without the image) of every sample that is exported, in table order."""
+        """(SAMPLES row, export row without the image) for every exported sample, in table order."""
         captions = [AlignedTable(view) for view in self.captions]
         join = Representatives(self.samples, self.duplicates)
         for part in self.samples.parts:
@@ -72,7 +72,7 @@ class ExportJoin:
                     yield sample, row
 
     def _row(self, sample: dict, captions: list[list[dict]]) -> dict | None:
-        """The export row of a kept sample, without the image; None, and counted, when it is left out."""
+        """The export row of a kept sample, without the image; None if the sample is left out, which is counted."""
         if sample[LEFT_OUT] is not None:
             self.counts.add(REJECTED, sample[LEFT_OUT])
             return None
@@ -87,7 +87,7 @@ class ExportJoin:
         if len({caption["caption_id"] for caption in chosen}) < len(chosen):
             raise InputError(
                 f"sample {sample['row_id']!r} has captions with the same id in two of the captions tables",
-                "leave one table out, or choose its captioners by select.captioners",
+                "remove one of the tables, or select captioners with select.captioners",
             )
         main = self.select.main_of(chosen)
         return {name: sample[name] for name in _FROM_SAMPLE} | {

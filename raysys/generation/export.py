@@ -11,10 +11,10 @@ from raysys.tables import open_table
 
 
 def export_images(table: str, folder: Path) -> int:
-    """Write every kept generation as `<gen_id>.png` and one metadata.jsonl; the number of images. Safe to repeat.
+    """Write every kept generation as `<gen_id>.png`, and metadata.jsonl. Returns the number of images.
 
-    Characters that a file name cannot hold are percent-encoded, so that two ids are never one file. PNG files of an
-    earlier export that are not generations of this table are removed: they would be measured as if they were.
+    Can be repeated. Characters that file names cannot contain are percent-encoded, so that every id has its own file.
+    PNG files of an earlier export that are not in this table are removed, so that they are not measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines, names = [], set()

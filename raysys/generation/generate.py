@@ -1,4 +1,4 @@
-"""The stage of the generate job: prompts → GENERATIONS rows, the same PNG bytes for (model, seed, prompt id, index)."""
+"""The stage of job `generate`: prompts → GENERATIONS rows. (model, seed, prompt id, index) determine the PNG bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from raysys.tables.stage import Stage
 
 
 class GenerateConfig(SamplingConfig):
-    """What is generated for each prompt, and by which model."""
+    """The model, and how it generates images for each prompt."""
 
     model: Annotated[str, OPERATIONAL] = Field(
-        description="folder of a saved pipeline (diffusers layout); counts by its contents"
+        description="folder of a saved pipeline (diffusers layout), identified by its contents"
     )
-    seed: int = Field(0, ge=0, description="the run's seed; an image's noise comes from (seed, prompt_id, index)")
+    seed: int = Field(0, ge=0, description="seed of the run; the noise of an image depends on (seed, prompt_id, index)")
 
 
 class Generate(Stage):
@@ -30,13 +30,13 @@ class Generate(Stage):
     name, heavy = "generate", True
 
     def __init__(self, config: GenerateConfig) -> None:
-        """Load the model. InputError on a missing or damaged model and on a size the model cannot make."""
+        """Load the model. Raises InputError if it is missing or damaged or cannot generate the image size."""
         self.config = config
         self.generator = ImageGenerator(load_pipeline(config.model, config.dtype, config.device), config, config.seed)
         self.model_hash = model_hash(config.model)
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        """One row per image of a prompt, without the image."""
+        """The rows of a prompt, without images."""
         return [
             {"gen_id": f"{item['prompt_id']}-{i}", "index": i, "seed": self.config.seed}
             | {name: item[name] for name in ("prompt_id", "prompt")}
@@ -44,7 +44,7 @@ class Generate(Stage):
         ]
 
     def __call__(self, prompts: pa.Table) -> list[dict[str, Any]]:
-        """One row per (prompt, index). A null prompt is rejected; an image that is not finite is an error row."""
+        """One row per (prompt, index). A null prompt is rejected; an image with NaN or infinity is an error row."""
         rows = [row for item in prompts.to_pylist() for row in self.expand(item)]
         asked = [row for row in rows if row["prompt"] is not None]
         images = self.generator([Request(row["prompt_id"], row["index"], row["prompt"]) for row in asked])

@@ -1,7 +1,7 @@
-"""Prompts → images with a loaded model, in batches of one size: what the job and `raysys.generate` have in common.
+"""Prompts → images with a loaded model, in batches of one size, for the job `generate` and for `raysys.generate`.
 
-The noise belongs to (seed, prompt id, index). Numbers can still differ in the last bit between batch *shapes*, so
-every batch is filled up to `batch_size`: an image does not depend on which prompts stand beside it, nor on how many.
+The noise depends on (seed, prompt id, index). Results can still differ in the last bit between batch *shapes*, so
+every batch is padded to `batch_size`: an image depends neither on the other prompts in its batch nor on their number.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from raysys.sampling.sample import sample
 
 
 class SamplingConfig(Config):
-    """How images are sampled, whatever the model and the seed."""
+    """Settings of sampling, independent of model and seed."""
 
     num_images_per_prompt: int = Field(1, ge=1, description="images per prompt; each has its own noise")
     guidance_scale: float = Field(7.5, ge=0, description="classifier-free guidance; values ≤ 1 switch it off")
-    num_inference_steps: int = Field(20, ge=1, description="DPM-Solver++ steps, one denoiser evaluation each")
-    negative_prompt: str = Field("", description="what guidance leads away from; empty = the unconditional states")
-    height: int | None = Field(None, ge=8, description="pixels; null = the size the model was trained at")
-    width: int | None = Field(None, ge=8, description="pixels; null = the size the model was trained at")
-    batch_size: int = Field(16, ge=1, description="images per denoiser call; part of what fixes the bytes")
+    num_inference_steps: int = Field(20, ge=1, description="DPM-Solver++ steps; each evaluates the denoiser once")
+    negative_prompt: str = Field("", description="text that guidance moves away from; empty = the unconditional states")
+    height: int | None = Field(None, ge=8, description="pixels; null = the size at which the model was trained")
+    width: int | None = Field(None, ge=8, description="pixels; null = the size at which the model was trained")
+    batch_size: int = Field(16, ge=1, description="images per denoiser call; affects the image bytes")
     device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of all models")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image to make."""
+    """One image to generate."""
 
     prompt_id: str
     index: int
@@ -50,10 +50,10 @@ class Request:
 
 
 class ImageGenerator:
-    """A pipeline with its sampling settings. Calls are pure."""
+    """A pipeline with its sampling settings. Calls have no side effects."""
 
     def __init__(self, pipeline: Pipeline, config: SamplingConfig, seed: int, guidance: Guidance | None = None) -> None:
-        """`guidance`: None = classifier-free guidance as `config` says. InputError on a size the model cannot make."""
+        """`guidance`: None = classifier-free guidance by `config`. Raises InputError for an unsupported image size."""
         self.pipeline, self.config, self.seed = pipeline, config, seed
         factor = pipeline.autoencoder.downscale
         channels, native_height, native_width = pipeline.denoiser.latents_shape
@@ -62,7 +62,7 @@ class ImageGenerator:
         unit = factor * pipeline.denoiser.latents_multiple
         for name, value in (("height", self.height), ("width", self.width)):
             if value % unit:
-                raise InputError(f"{name} = {value} is not a multiple of {unit}", f"round it to {unit} px")
+                raise InputError(f"{name} = {value} is not a multiple of {unit}", f"use a multiple of {unit} px")
         self.latents_shape = (channels, self.height // factor, self.width // factor)
         if guidance is None:
             negative = pipeline.text_encoder.encode([config.negative_prompt]).conditioning
@@ -70,7 +70,7 @@ class ImageGenerator:
         self.guidance = guidance
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[np.ndarray | None]:
-        """uint8 [H, W, 3] per request, in order; None where the latents hold NaN or infinity."""
+        """One image uint8 [H, W, 3] per request, in order; None if its latents contain NaN or infinity."""
         for start in range(0, len(requests), self.config.batch_size):
             yield from self._batch(list(requests[start : start + self.config.batch_size]))
 
@@ -98,8 +98,8 @@ def generate(
 ) -> list[Image.Image]:
     """Generate images in this process: num_images_per_prompt for each prompt, in order.
 
-    `model` is a saved pipeline's folder, or a pipeline that `load_pipeline` returned, so that several calls load it
-    once. The noise of prompt k depends on (seed, k) only. Raises ArithmeticError when an image is not finite.
+    `model`: the folder of a saved pipeline, or a pipeline returned by `load_pipeline`, which avoids loading it in each
+    call. The noise of prompt k depends only on (seed, k). Raises ArithmeticError if latents contain NaN or infinity.
 
         raysys.generate("runs/demo/models/baseline/pipeline", ["a red circle", "a star"], seed=1)[0].show()
     """
@@ -116,7 +116,7 @@ def generate(
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as PNG without metadata or time, so that equal pixels are equal bytes."""
+    """Encode uint8 [H, W, 3] as PNG without metadata or time, so that equal pixels give equal bytes."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()

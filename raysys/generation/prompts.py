@@ -20,7 +20,10 @@ from raysys.tables.plan import TABLE
 
 
 def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
-    """(input parts, chunk → [prompt_id, prompt] items, what identifies the prompts) of any kind of prompt source."""
+    """(input parts, loader of a chunk's [prompt_id, prompt] items, fields that identify the prompts) of any source.
+
+    Raises InputError if there are no prompts at `path`.
+    """
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         return _training_set(folder)
@@ -29,17 +32,17 @@ def prompt_source(path: str) -> tuple[list[InputPart], Any, dict[str, Any]]:
     if (folder / TABLE).is_file() or "://" in path:
         view = open_table(path)
         if "caption" not in view.row_type.schema.names:
-            raise InputError(f"prompts: {view.row_type.name} rows of {path} have no caption", "give another table")
+            raise InputError(f"prompts: {view.row_type.name} rows of {path} have no captions", "give another table")
         load = TablePrompts(KeptRows.of(view, ("row_id", "caption")))
         return view.inputs(), load, {"table": view.lineage}
     raise InputError(
-        f"prompts: {path} is not a training set, table or file", "give a folder with prompts, .txt or .jsonl"
+        f"prompts: {path} is not a training set, table or file", "give one of these; files end in .txt or .jsonl"
     )
 
 
 @dataclass(frozen=True)
 class TablePrompts:
-    """Captions of a raysys table as prompts."""
+    """Loads the captions of a raysys table as prompts."""
 
     rows: KeptRows
 
@@ -56,8 +59,8 @@ def _training_set(folder: Path) -> tuple[list[InputPart], Any, dict[str, Any]]:
 
 
 def training_set_prompts(chunk: Chunk) -> pa.Table:
-    """The captions of an assembled set, each sample once: copies of a duplicate are one prompt, and of several captions
-    the first is taken."""
+    """The captions of an assembled set, each sample once: repeated duplicates give one prompt, and of several captions
+    the first is used."""
     columns = ["row_id", "copy", "captions"]
     with pq.ParquetFile(chunk.part.path) as file:
         table = file.read(columns).slice(chunk.start, chunk.stop - chunk.start)
@@ -81,21 +84,21 @@ def file_prompts(chunk: Chunk) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def read_prompts(path: str) -> tuple[dict[str, str], ...]:
-    """Prompts of a .txt (ids are line numbers) or .jsonl file. InputError names the bad line."""
+    """Read the prompts of a .txt file (ids are line numbers) or a .jsonl file. Raises InputError naming a bad line."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as exc:
         raise InputError(f"prompts: {path} is not UTF-8: {exc}", "save it as UTF-8") from None
-    lines = text.split("\n")  # not splitlines: a prompt may hold other line separators
+    lines = text.split("\n")  # not splitlines(): prompts may contain other line separators
     if not path.endswith(".jsonl"):
         prompts = [{"prompt_id": f"{i:06d}", "prompt": line.strip()} for i, line in enumerate(lines) if line.strip()]
     else:
         prompts = [_json_prompt(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
-        raise InputError(f"prompts: {path} is empty", "write one prompt a line")
+        raise InputError(f"prompts: {path} is empty", "write one prompt per line")
     ids = [p["prompt_id"] for p in prompts]
     if len(set(ids)) != len(ids):
-        raise InputError(f"prompts: {path} has prompt_ids that occur twice", "make them unique")
+        raise InputError(f"prompts: {path} has duplicate prompt_ids", "make them unique")
     return tuple(prompts)
 
 
@@ -105,5 +108,5 @@ def _json_prompt(path: str, number: int, line: str) -> dict[str, str]:
         return {"prompt_id": str(row["prompt_id"]), "prompt": str(row["prompt"])}
     except (ValueError, KeyError, TypeError) as exc:
         raise InputError(
-            f"prompts: {path} line {number} is not {{prompt_id, prompt}}: {exc!r}", "correct that line"
+            f"prompts: {path} line {number} is not {{prompt_id, prompt}}: {exc!r}", "correct this line"
         ) from None

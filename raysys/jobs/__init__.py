@@ -1,8 +1,8 @@
-"""The jobs: one per arrow of the data flow, each a module with `JobConfig` and `run(config, options)`.
+"""The jobs, one per processing step. Each is a module with `JobConfig` and `run(config, options)`.
 
-`JOBS` is the one list that the command line and the tests read. It imports no job: a help text must not load torch.
+`JOBS` lists them for the command line and the tests. No job is imported here, so that `--help` does not load torch.
 
-A new job is three things: its module in this folder, its lines below, and configs/<job>/{demo,full}.yaml.
+To add a job, add its module to this folder, its entry below, and configs/<job>/{demo,full}.yaml.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ JOBS: dict[str, JobInfo] = {}
 
 
 def register(job: JobInfo) -> None:
-    """Add a job to `JOBS`; ValueError when the name is taken."""
+    """Add a job to `JOBS`. Raises ValueError if the name is taken."""
     if job.name in JOBS:
         raise ValueError(f"job {job.name!r} is already registered by {JOBS[job.name].module}")
     JOBS[job.name] = job
 
 
 _WITH_ONLY = {"study"}
-"""They make several models: `--only NAME` chooses among them."""
+"""Jobs that make several models, of which `--only NAME` selects some."""
 
 for _name, (_help, _arguments) in {
     "study": (
-        "Everything in order: shards to named models, measured and compared in one report.",
+        "Run all steps from shards to named models, and compare the models in one report.",
         "--config demo",
     ),
     "scenes": (
-        "Draw the embedded image domain: seeded scenes with captions, as WebDataset tars.",
+        "Draw seeded synthetic scenes with captions, as WebDataset tars.",
         "--config demo output=runs/scenes",
     ),
     "ingest": (
-        "Read tars, Parquet or a folder; check every image, caption and license; one row per sample.",
+        "Read tars, Parquet or a folder; check every image, caption and license; write one row per sample.",
         "--config ingest.yaml --limit 10000",
     ),
     "describe": (
-        "Make the features of images with a descriptor, for dedup, replicate and audits.",
+        "Compute image features with a descriptor, for dedup and replicate.",
         "--config describe.yaml",
     ),
     "dedup": (
-        "Find exact and near duplicates; clusters with one representative each.",
+        "Find exact and near duplicates, and choose one representative per cluster.",
         "--config dedup.yaml",
     ),
     "caption": (
@@ -52,7 +52,7 @@ for _name, (_help, _arguments) in {
         "--config translate.yaml",
     ),
     "generalize": (
-        "Make captions more general; reports their generality score before and after.",
+        "Make captions more general; report their generality score before and after.",
         "--config generalize.yaml",
     ),
     "export": (
@@ -60,7 +60,7 @@ for _name, (_help, _arguments) in {
         "--config export.yaml",
     ),
     "encode": (
-        "Encode images to VAE latents and captions to text states, once.",
+        "Encode images to VAE latents and captions to text states.",
         "--config encode.yaml --address auto",
     ),
     "assemble": (
@@ -68,7 +68,7 @@ for _name, (_help, _arguments) in {
         "--config assemble.yaml",
     ),
     "train-diffusion": (
-        "Train or fine-tune the U-Net, plain or with dual fusion; saves a diffusers pipeline.",
+        "Train or fine-tune the U-Net, plain or with dual fusion; save a diffusers pipeline.",
         "--config train.yaml",
     ),
     "generate": (

@@ -21,7 +21,7 @@ from raysys.tables.read import version_of
 from raysys.tables.results import Plan, Summary
 
 JOINED_AS = 3
-"""Counts up when the same inputs make other rows, so that an older set is not taken for a finished one.
+"""Version of the join: increased when the same inputs give different rows, so that older sets are not reused.
 3: a row holds a list of captions."""
 
 
@@ -29,34 +29,34 @@ class JobConfig(Config):
     """Join and shuffle the training set."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    duplicates: Place | None = Field(None, description="table of DUPLICATES rows; null = every kept sample is its own")
+    duplicates: Place | None = Field(None, description="table of DUPLICATES rows; null = no dedup")
     latents: Place = Field(description="table of LATENTS rows")
     text_states: Place | tuple[Place, ...] = Field(description="table of TEXT_STATES rows, or several")
     which: str | tuple[str, ...] | None = Field(
         None,
-        description="captions to take, as caption_id says after the row_id: original, blip2/photo … With several, each "
-        "training step draws one of an image's captions; null = the only one that an image has",
+        description="captions to use, by the part of caption_id after the row_id: original, blip2/photo … With "
+        "several, each training step draws one of an image's captions; null = the only caption of each image",
     )
     required_text_states: Place | tuple[Place, ...] | None = Field(
         None,
-        description="another table of TEXT_STATES rows, or several: only what is kept in each too, for sets of the "
-        "same images",
+        description="additional tables of TEXT_STATES rows: samples without a kept row in each are left out, so that "
+        "several sets contain the same images",
     )
     output: Place = Field(description="folder for the assembled set")
     keep_duplicates: bool = Field(
-        False, description="repeat a representative once per member of its cluster, as a set without dedup would"
+        False, description="repeat a representative once per member of its cluster, as in a set without dedup"
     )
     seed: int = Field(0, ge=0, description="seed of the shuffle")
     part_rows: int = Field(4096, ge=1, description="rows per part")
     n_spills: Annotated[int, OPERATIONAL] = Field(
         32,
         ge=1,
-        description="temporary files the shuffle sorts one by one in memory; more for larger sets, same result",
+        description="temporary files of the shuffle, each sorted in memory: more for larger sets, with the same result",
     )
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write the assembled set; done again as a whole when any of its inputs changed."""
+    """Write the assembled set. It is rewritten as a whole if any of its inputs has changed."""
     refuse_limit("assemble", options)
     refuse_lost_path(config.output)
     refuse_object_store(config.output, "the shuffle")
@@ -105,12 +105,12 @@ def _tables(config: JobConfig) -> SetTables:
 
 
 def _required_views(tables: SetTables) -> dict[str, TableView | None]:
-    """By name; that of a single table, and of none, is the one that sets of older versions recorded."""
+    """By name. One table or none keeps the name that older versions recorded, so that their sets remain valid."""
     if len(tables.required) < 2:
         return {"required_text_states": next(iter(tables.required), None)}
     return {f"required_text_states.{k}": view for k, view in enumerate(tables.required)}
 
 
 def _several(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """One name, or several, as several."""
+    """A single name as a tuple of one; tuples and None unchanged."""
     return (names,) if isinstance(names, str) else names

@@ -1,4 +1,4 @@
-"""Job `caption`: SAMPLES → CAPTIONS, from any number of captioners, each a producer of its own in one table."""
+"""Job `caption`: SAMPLES → CAPTIONS, from any number of captioners; each is a separate producer in one table."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from raysys.tables.results import Plan, Summary
 
 
 class PooledCaptioner(CaptionerConfig):
-    """A captioner and the workers it gets."""
+    """A captioner and its workers."""
 
-    cluster: ClusterConfig | None = Field(None, description="use of the cluster by this captioner; null = the job's")
+    cluster: ClusterConfig | None = Field(None, description="workers of this captioner; null = those of the job")
 
 
 class JobConfig(Config):
@@ -36,16 +36,16 @@ class JobConfig(Config):
 
     samples: Place = Field(description="table of SAMPLES rows")
     duplicates: Place | None = Field(None, description="table of DUPLICATES rows: only representatives are captioned")
-    output: Place = Field(description="output table of CAPTIONS rows; every captioner adds its own rows to it")
-    captioners: tuple[PooledCaptioner, ...] = Field(min_length=1, description="models and what they are asked")
+    output: Place = Field(description="output table of CAPTIONS rows, shared by all captioners")
+    captioners: tuple[PooledCaptioner, ...] = Field(min_length=1, description="models and their prompts")
     min_captions: Annotated[int, OPERATIONAL] = Field(
         2, ge=1, description="captions that an image should have, from different captioners or prompts"
     )
-    seed: int = Field(0, ge=0, description="of all sampling, resampling included")
-    checks: ChecksConfig = Field(ChecksConfig(), description="what every caption must be")
-    limits: DecodeConfig = Field(DecodeConfig(), description="limits that every image must keep")
+    seed: int = Field(0, ge=0, description="seed of all sampling, including repeated attempts")
+    checks: ChecksConfig = Field(ChecksConfig(), description="requirements for every caption")
+    limits: DecodeConfig = Field(DecodeConfig(), description="decoding limits for images")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
-        128, ge=1, description="images lost at most per worker when it is killed"
+        128, ge=1, description="images per chunk; chunks in flight are redone if their worker is killed"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
@@ -56,13 +56,13 @@ class JobConfig(Config):
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write the captions of every captioner; say how many images have fewer than `min_captions`."""
+    """Write the captions of every captioner. The summary notes how many images have fewer than `min_captions`."""
     samples = representatives(config.samples, config.duplicates)
     refuse_too_few(config.captioners, config.min_captions)
     producers = {c.producer for c in config.captioners}
     wanted = _wanted(config, options)
     captioners = [_resolved(config, c) for c in wanted]
-    # Recorded for retries, with the engines that were chosen.
+    # Recorded with the resolved engines, so that retries use the same ones.
     config = config.model_copy(update={"captioners": tuple(pinned(c) for c in wanted)})
     jobs = {
         captioner.name: _job(config, own.cluster or config.cluster, captioner, samples)
@@ -77,7 +77,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
 
 def _wanted(config: JobConfig, options: RunOptions) -> tuple[PooledCaptioner, ...]:
-    """All captioners, or the one that is retried: models and servers of the others may be gone by now."""
+    """All captioners; in a retry only the one to retry, because models of the others may not be available any more."""
     if (retried := options.retried()) is None:
         return config.captioners
     return tuple(c for c in config.captioners if c.producer == retried[1])

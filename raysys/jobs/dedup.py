@@ -1,4 +1,4 @@
-"""Job `dedup`: SAMPLES ⋈ FEATURES → DUPLICATES, one whole-table step. What is not described yet is described first."""
+"""Job `dedup`: SAMPLES ⋈ FEATURES → DUPLICATES, one whole-table step. Missing features are computed first."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ class JobConfig(Config):
     """Find exact and near duplicates."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    features: Place = Field(description="table of their FEATURES rows; what is not in it yet is described first")
+    features: Place = Field(description="table of their FEATURES rows; missing rows are computed first")
     output: Place = Field(description="output table of DUPLICATES rows")
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="which descriptor compares images")
     decode: DecodeConfig = Field(DecodeConfig(), description="decoding limits")
     duplicates: DuplicatesConfig = Field(DuplicatesConfig(), description="thresholds")
-    chunk_rows: Annotated[int, OPERATIONAL] = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        512, ge=1, description="rows per chunk; a chunk is redone if its worker is killed"
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Cluster the samples. The clusters are redone as a whole when anything changed."""
+    """Cluster the samples. All clusters are recomputed if anything has changed."""
     shared = {name: getattr(config, name) for name in ("descriptor", "decode", "chunk_rows", "cluster")}
     to_describe = describe.JobConfig(images=config.samples, output=config.features, **shared)
     samples, descriptor = complete(config.samples, SAMPLES), descriptor_facts(config.descriptor)
@@ -47,13 +49,13 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         clusters = FolderPlan("dedup", config.output, "waits for the features", True)
         return Plan({**described, "duplicates": clusters})
     if options.limit is not None:
-        return Summary(described, notes=("dedup: with --limit only features are made; clusters need all of them",))
+        return Summary(described, notes=("dedup: with --limit only features are computed; clusters need all of them",))
     features = describe.features(to_describe)
     fields = {
         "samples": samples.identity,
         **stated(descriptor),
         "duplicates": duplicates.identity(),
-        # One new image can change any cluster: all are redone when one part changed.
+        # One new image can change any cluster, so all are recomputed if one part has changed.
         "contents": version_of(samples, features),
     }
 

@@ -23,18 +23,20 @@ from raysys.tables.results import Plan, Summary, TablePlan, TableSummary
 
 
 class JobConfig(Config):
-    """Make the features of images: unit vectors whose inner product is their similarity."""
+    """Compute image features: unit vectors whose inner product is the similarity of the images."""
 
     images: Place = Field(description="table of SAMPLES or GENERATIONS rows, or folder of images")
-    output: Place = Field(description="table of FEATURES rows; each descriptor preset is a producer of its own in it")
+    output: Place = Field(description="output table of FEATURES rows, with one producer per descriptor preset")
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="which descriptor")
-    decode: DecodeConfig = Field(DecodeConfig(), description="limits that every image must keep")
-    chunk_rows: Annotated[int, OPERATIONAL] = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    decode: DecodeConfig = Field(DecodeConfig(), description="decoding limits for images")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        512, ge=1, description="rows per chunk; a chunk is redone if its worker is killed"
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write the features of every kept image; of samples also of those that were refused for their license."""
+    """Write the features of every kept image, and of samples that were rejected for their license."""
     source, parts, identity = image_source(config.images)
     facts = descriptor_facts(config.descriptor)
     job = TableJob(
@@ -54,14 +56,14 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
 
 def describe_missing(configs: Mapping[str, JobConfig], options: RunOptions) -> dict[str, TablePlan | TableSummary]:
-    """What is not described yet is described now, on one Ray: {name: what was, or would be, done}."""
+    """Compute missing features in one Ray session. Returns {name: plan or summary} of the incomplete tables."""
     missing = {name: config for name, config in configs.items() if not _is_described(config)}
     with _one_ray(options) if missing and not options.dry_run else nullcontext():
         return {name: run(config, options).steps["describe"] for name, config in missing.items()}
 
 
 def features(config: JobConfig) -> TableView:
-    """The rows at `config.output` by the config's descriptor."""
+    """The rows at `config.output` that were written with the config's descriptor."""
     return features_of(config.output, descriptor_facts(config.descriptor))
 
 
@@ -72,6 +74,6 @@ def _is_described(config: JobConfig) -> bool:
 def _one_ray(options: RunOptions):
     if options.address == INLINE:
         return nullcontext()
-    from raysys.engine.cluster import cluster  # Ray starts only when there is something to do
+    from raysys.engine.cluster import cluster  # imported here, so that Ray starts only if there is work
 
     return cluster(options.address)

@@ -1,4 +1,4 @@
-"""Job `encode`: SAMPLES → LATENTS, and their captions (or those of a CAPTIONS table) → TEXT_STATES, each once."""
+"""Job `encode`: SAMPLES → LATENTS, and their captions (or those of a CAPTIONS table) → TEXT_STATES."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ class JobConfig(Config):
 
     samples: Place = Field(description="table of SAMPLES rows")
     duplicates: Place | None = Field(None, description="table of DUPLICATES rows: only representatives are encoded")
-    latents: Place | None = Field(None, description="output table of LATENTS rows; null = only captions are encoded")
+    latents: Place | None = Field(None, description="output table of LATENTS rows; null = encode only captions")
     text_states: Place = Field(description="output table of TEXT_STATES rows")
     captions: CaptionSource | None = Field(
-        None, description="take captions from a CAPTIONS table; null = the original captions of the samples"
+        None, description="captions from a CAPTIONS table; null = the original captions of the samples"
     )
     images: LatentsConfig = Field(LatentsConfig(), description="VAE, resolution, crop")
     text: TextConfig = Field(TextConfig(), description="text encoder")
-    chunk_rows: Annotated[int, OPERATIONAL] = Field(512, ge=1, description="rows lost at most when a worker is killed")
+    chunk_rows: Annotated[int, OPERATIONAL] = Field(
+        512, ge=1, description="rows per chunk; a chunk is redone if its worker is killed"
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write both tables."""
+    """Write the LATENTS and TEXT_STATES tables."""
     samples = representatives(config.samples, config.duplicates)
     jobs = {"latents": _latents_job(config, samples)} if config.latents is not None else {}
     jobs["text_states"] = _text_job(config, samples)
@@ -58,7 +60,7 @@ def _text_job(config: JobConfig, samples: Representatives) -> TableJob:
     fields = {"text": text.identity(), **hashes}
     if config.captions is None:
         return _job(config, samples, config.text_states, TEXT_STATES, fields, OwnCaptions.of(samples), EncodeText, text)
-    # The chunks are those of the captions; what was not captioned (duplicates) is not encoded either.
+    # The chunks are those of the captions. Samples without captions (duplicates) are not encoded.
     captions = complete(config.captions.table, CAPTIONS)
     return TableJob(
         job="encode",

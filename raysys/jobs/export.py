@@ -25,25 +25,26 @@ class JobConfig(Config):
     """Write the captioned set for other tools."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    captions: tuple[Place, ...] = Field(min_length=1, description="tables of CAPTIONS rows, also made from one another")
+    captions: tuple[Place, ...] = Field(min_length=1, description="tables of CAPTIONS rows, e.g. with translations")
     duplicates: Place | None = Field(
-        None, description="table of DUPLICATES rows: only representatives, with the strictest license; null = every one"
+        None,
+        description="table of DUPLICATES rows: only representatives, with the strictest license; null = all samples",
     )
-    output: Place = Field(description="folder for the export; local or mounted")
+    output: Place = Field(description="folder for the export, on a local or mounted disk")
     layout: Layout = Field("webdataset", description="WebDataset tars, or a folder for Hugging Face datasets")
     select: CaptionSelection = Field(CaptionSelection(), description="which captions")
-    rows_per_shard: int = Field(10_000, ge=1, description="samples per file at most")
-    max_shard_bytes: int = Field(500_000_000, ge=1, description="bytes per file at most")
+    rows_per_shard: int = Field(10_000, ge=1, description="maximum number of samples per file")
+    max_shard_bytes: int = Field(500_000_000, ge=1, description="maximum size of a file in bytes")
     max_error_fraction: Annotated[float, OPERATIONAL] = Field(
-        0.01, ge=0, le=1, description="stop when more of the images than this cannot be read (20 at least)"
+        0.01, ge=0, le=1, description="stop if a larger share of the images cannot be read (and at least 20 images)"
     )
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write the export; done again as a whole when any of its inputs changed."""
+    """Write the export. It is rewritten as a whole if any of its inputs has changed."""
     refuse_object_store(config.output, "an export")
     if len(set(map(os.path.abspath, config.captions))) < len(config.captions):
-        raise InputError(f"captions {list(config.captions)} names a table twice", "give each once")
+        raise InputError(f"captions {list(config.captions)} names a table twice", "name each table once")
     join = ExportJoin(
         complete(config.samples, SAMPLES),
         tuple(complete(path, CAPTIONS) for path in config.captions),
@@ -63,7 +64,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     result = run_folder(job, config, options)
     step = result.steps["export"]
     if isinstance(step, FolderSummary) and step.state != "done" and (n := step.values["unreadable"]):
-        return replace(result, notes=(f"{n} images could not be read, --on-change recompute tries again",))
+        return replace(result, notes=(f"{n} images could not be read; --on-change recompute tries again",))
     return result
 
 

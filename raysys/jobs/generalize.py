@@ -32,20 +32,20 @@ class JobConfig(Config):
     """Make captions more general."""
 
     captions: Place = Field(description="table of CAPTIONS rows, or of SAMPLES rows for the original captions")
-    duplicates: Place | None = Field(None, description="with SAMPLES: table of DUPLICATES rows, only representatives")
+    duplicates: Place | None = Field(None, description="with SAMPLES: DUPLICATES table, to use only representatives")
     which: str | None = Field(
-        None, description="only captions made this way, as caption_id says after the row_id: blip2/photo …; null = all"
+        None, description="captions to use, by the part of caption_id after the row_id: blip2/photo …; null = all"
     )
     output: Place = Field(description="output table of CAPTIONS rows")
     generalize: GeneralizeConfig = Field(GeneralizeConfig(), description="model, levels, score-guided choice")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
-        256, ge=1, description="captions lost at most per worker when it is killed"
+        256, ge=1, description="captions per chunk; chunks in flight are redone if their worker is killed"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write one caption per level for every English caption that is not generalized yet."""
+    """Write one caption per level for every English caption that is not itself generalized."""
     refuse_own_output(config.captions, config.output)
     pipeline = resolve_pipeline(config.generalize.pipeline)
     generalize = pinned(config.generalize).model_copy(update={"pipeline": pipeline})

@@ -25,13 +25,13 @@ class JobConfig(Config):
     """Generate images for a table of prompts."""
 
     prompts: Place = Field(
-        description="an assembled training set, a table with captions, a .txt (one prompt a line) or a .jsonl file "
-        "({prompt_id, prompt} a line)"
+        description="an assembled training set, a table with captions, a .txt file (one prompt per line) or a "
+        ".jsonl file ({prompt_id, prompt} per line)"
     )
     output: Place = Field(description="output table of GENERATIONS rows")
     generate: GenerateConfig = Field(description="model, seed, guidance, steps")
     chunk_rows: int = Field(
-        64, ge=1, description="prompts per chunk; batches are cut inside a chunk, so they are fixed"
+        64, ge=1, description="prompts per chunk; batches do not cross chunks, so this affects the bytes of images"
     )
     export: Place | None = Field(
         None, description="also write PNG files and metadata.jsonl (diffusers' imagefolder) here"
@@ -43,7 +43,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the GENERATIONS table. The same prompt id and seed give the same image bytes."""
     if config.export is not None and "://" in config.export:
         raise InputError(
-            f"export {config.export!r} is not a local folder", "the table itself may lie on an object store"
+            f"export {config.export!r} is not a local folder", "only the table itself may be on an object store"
         )
     parts, load, source = prompt_source(config.prompts)
     generate = config.generate

@@ -1,4 +1,4 @@
-"""Job `ingest`: shards → SAMPLES. One row per item of the input, whatever its fate."""
+"""Job `ingest`: shards → SAMPLES, one row per input item, whether it is kept, rejected or an error."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class JobConfig(Config):
     """Read shards, Parquet or a folder; check every image, caption and license."""
 
     input: Place = Field(description="folder or file: WebDataset tars, Parquet, an image folder, a CSV or JSONL index")
-    output: Place = Field(description="table of SAMPLES rows")
+    output: Place = Field(description="output table of SAMPLES rows")
     ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licenses")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
-        10_000, ge=1, description="rows lost at most when a worker is killed"
+        10_000, ge=1, description="rows per chunk; a chunk is redone if its worker is killed"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the SAMPLES table of `config.input`."""
-    # Counting walks through every tar: a run that goes on counts new and changed files only.
+    # Counting reads the headers of every tar, so a resumed run counts only new and changed files.
     known = [] if options.on_change == "recompute" else planned_inputs(config.output, "ingest")
     files = {f.name: f for f in list_inputs(config.input, known)}
     return run_table(
@@ -57,13 +57,13 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
 
 def positions(chunk: Chunk) -> pa.Table:
-    """An item of ingest is a position in a shard: the stage reads it there itself, so no image travels."""
+    """The items of a chunk as positions in a shard. The stage reads the images itself, so no image is transferred."""
     n = chunk.stop - chunk.start
     return pa.table({"file": [chunk.part.name] * n, "index": pa.array(range(chunk.start, chunk.stop), pa.int64())})
 
 
 class Ingest(Stage):
-    """`ingest_rows` over a run of consecutive positions of one file."""
+    """`ingest_rows` for consecutive positions of one file."""
 
     name, keyed = "ingest", False
 
@@ -77,5 +77,5 @@ class Ingest(Stage):
         return list(ingest_rows(file, start, stop, self._config))
 
     def expand(self, item: dict[str, Any]) -> list[dict[str, Any]]:
-        """The name of a position: the key that a sample has is read from the shard."""
+        """The row of a failed item, named by its position: the key of a sample must be read from the shard."""
         return [{"row_id": f"{item['file']}/#{item['index']}", "shard": self._files[item["file"]].path}]

@@ -10,13 +10,13 @@ from raysys.tables.representatives import Representatives
 
 
 def complete(path: str, row_type: RowType | None) -> TableView:
-    """The table at `path`, with a note on standard error when it is not finished."""
+    """Open the table at `path`; print a note to standard error if it is not finished."""
     view = open_table(path, row_type)
     if view.n_pending:
-        print(f"note: {path} has {view.n_pending} pending chunks; going on with what is there", file=sys.stderr)
+        print(f"note: {path} has {view.n_pending} pending chunks; continuing with the finished ones", file=sys.stderr)
     return view
 
 
 def representatives(samples: str, duplicates: str | None) -> Representatives:
-    """The kept samples, or with `duplicates` those of them that stand for their cluster."""
+    """The kept samples; with `duplicates`, only the representatives of their clusters."""
     return Representatives(complete(samples, SAMPLES), complete(duplicates, DUPLICATES) if duplicates else None)

@@ -1,4 +1,4 @@
-"""What the jobs that ask language models share: checks before anything starts, and their stage on a worker pool."""
+"""Shared by the jobs that use language models: checks before the start, and the stage on a worker pool."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from raysys.tables.stage import Stage
 C = TypeVar("C", bound=Config)
 
 CHUNKS_IN_FLIGHT = 3
-"""One that ends, with ever fewer rows in the engine, one that fills it, one that is checked and scored meanwhile."""
+"""One chunk that drains from the engine, one that fills it, and one whose answers are checked."""
 
 
 def pinned(section: C) -> C:
-    """A section with a language model, its `engine: auto` resolved: workers and retries, which may find other packages
-    installed, use the engine that the fingerprint names. Raises InputError without the model's folder."""
+    """The section with `engine: auto` resolved, so that workers and retries use the engine that the fingerprint names
+    even if they have other packages installed. Raises InputError if the model's folder does not exist."""
     llm = section.llm.model_copy(update={"engine": resolve_engine(section.llm)})
     return section.model_copy(update={"llm": llm})
 
@@ -38,7 +38,7 @@ def check_model(
     adapters: Sequence[str | None] = (),
     sample: Sequence[str] = (),
 ) -> None:
-    """What would go wrong on every worker is said here, before a GPU is asked for. Raises InputError."""
+    """Raise InputError for mistakes that would fail on every worker, before a GPU is requested."""
     size = None if image_size is None else (image_size, image_size)
     named = [name for name in adapters if name is not None]
     found = preflight(llm, texts, sampling.max_tokens, size, named, sample)
@@ -47,25 +47,25 @@ def check_model(
 
 
 def kept_busy(llm: LlmConfig, cluster: ClusterConfig) -> ClusterConfig:
-    """`cluster`, with as many chunks in flight as keep an engine full that batches by itself, where it does not say."""
+    """`cluster` with a default number of chunks in flight that keeps an engine with continuous batching full."""
     if cluster.pool.chunks_in_flight is not None or resolve_engine(llm) == "transformers":
         return cluster
     return cluster.model_copy(update={"pool": cluster.pool.model_copy(update={"chunks_in_flight": CHUNKS_IN_FLIGHT})})
 
 
 def language_job(stage: type[Stage], args: tuple, llm: LlmConfig, cluster: ClusterConfig, **rest: Any) -> TableJob:
-    """The job of a stage that holds the engine of `llm`; `stage(*args, share)`, `share` of an endpoint's rate limit.
+    """The job of a stage `stage(*args, share)` that holds the engine of `llm`; `share`: of an endpoint's rate limit.
 
-    The key of an endpoint travels with the job: workers of a running cluster do not have the driver's environment.
+    The key of an endpoint is sent with the job: workers of a running cluster do not have the driver's environment.
 
-    Raises InputError when the model and the pool disagree about GPUs.
+    Raises InputError if the model and the worker pool need different numbers of GPUs.
     """
     _check_gpus(llm, cluster.pool)
     variable = llm.endpoint.api_key_env if llm.is_remote else None
     key = os.environ.get(variable) if variable else None
     return TableJob(
         stage=stage,
-        args=(*args, 1.0 / cluster.pool.max_size),  # all workers together keep the limit
+        args=(*args, 1.0 / cluster.pool.max_size),  # so that all workers together stay within the limit
         cluster=kept_busy(llm, cluster),
         environment=Environment(**{variable: key}) if key else Environment(),
         **rest,
@@ -73,20 +73,20 @@ def language_job(stage: type[Stage], args: tuple, llm: LlmConfig, cluster: Clust
 
 
 def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:
-    """Only where workers reserve GPUs: without a reservation nobody knows what they will see."""
+    """Raise InputError if engine and pool disagree. Without a reservation the visible GPUs are unknown: no check."""
     if not pool.num_gpus or llm.is_remote:
         return
     engine = resolve_engine(llm)
     if engine == "transformers" and llm.transformers.device == "cpu":
         raise InputError(
             f"llm.transformers.device = cpu, but a worker reserves {pool.num_gpus:g} GPU (cluster.pool.num_gpus)",
-            "leave device out, or set cluster.pool.num_gpus: 0",
+            "remove device, or set cluster.pool.num_gpus: 0",
         )
     kwargs = llm.vllm.engine_kwargs
     needed = kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1)
     if engine == "vllm" and needed > max(1, pool.num_gpus):
         raise InputError(
-            f"llm.vllm.engine_kwargs: the engine spreads over {needed} GPUs (tensor_parallel_size × "
-            f"pipeline_parallel_size), a worker reserves {pool.num_gpus:g}",
+            f"llm.vllm.engine_kwargs: the engine needs {needed} GPUs (tensor_parallel_size × "
+            f"pipeline_parallel_size), but a worker reserves {pool.num_gpus:g}",
             f"set cluster.pool.num_gpus: {needed}",
         )

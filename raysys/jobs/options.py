@@ -1,4 +1,4 @@
-"""How a job is run, as opposed to what it computes: nothing here changes a result, so nothing here is fingerprinted."""
+"""How a job is run. These options do not change results, so they are not part of fingerprints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 OnChange = Literal["refuse", "recompute", "keep"]
 INLINE = "inline"
-"""The address that means: in this process, without Ray (row jobs only)."""
+"""Address for running in this process, without Ray (row jobs only)."""
 
 ON_CHANGE: tuple[OnChange, ...] = ("refuse", "recompute", "keep")
 
@@ -17,26 +17,26 @@ class RunOptions:
     """The flags that every job shares."""
 
     limit: int | None = None
-    """Stop after this many input items (whole chunks: the last one may bring a few more); None = all."""
+    """Stop after this many input items, rounded up to whole chunks; None = all."""
 
     dry_run: bool = False
-    """Print what would be done (items, chunks, pending, resources) and do nothing."""
+    """Print the plan (items, chunks, pending chunks, resources) and do nothing."""
 
     on_change: OnChange = "refuse"
-    """When the output was written under another configuration: refuse, recompute beside it, or keep what is there."""
+    """If the output was written with another configuration: refuse, recompute, or keep the old result."""
 
     address: str | None = None
     """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
     running cluster, or local without one."""
 
     only: tuple[str, ...] = ()
-    """Of a study: the models that are made now; () = all."""
+    """Models of a study to make in this run; () = all."""
 
     retry: str | None = None
-    """The folder of the one output whose error rows are made again, as the others were (`raysys retry`)."""
+    """Folder of the output whose error rows are redone with its recorded configuration (`raysys retry`)."""
 
     def retried(self) -> tuple[str, str, str] | None:
-        """(table's URL, producer, fingerprint) of the output that `retry` names; None when nothing is retried."""
+        """(URL of the table, producer, fingerprint) of the output that `retry` names; None without `retry`."""
         if self.retry is None:
             return None
         table, _, folder = self.retry.rpartition("/")

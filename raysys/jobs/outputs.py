@@ -1,4 +1,4 @@
-"""Run whole steps (assemble, export …), and the checks that every output path goes through."""
+"""Run whole steps (assemble, export …), and check output paths."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FolderJob:
     """A job that writes one folder as a whole.
 
     fields: every value that changes the result; inputs by their contents.
-    write: (empty local folder) → summary. facts: what a dry run says of the work; it may read the inputs.
-    redo: whether a finished output of the same fields is done again (given its record).
-    follows: fields where a difference alone does not have to be confirmed by --on-change, as in `FolderOutput`.
+    write: (empty local folder) → summary. facts: called for a dry run to describe the work; may read the inputs.
+    redo: (record of a finished output with the same fields) → whether to write it again.
+    follows: fields whose changes need no confirmation by --on-change, as in `FolderOutput`.
     """
 
     job: str
@@ -35,7 +35,7 @@ class FolderJob:
 
 
 def run_folder(job: FolderJob, config: Config, options: RunOptions) -> Plan | Summary:
-    """Write the folder unless it is finished; its record says what it was made from."""
+    """Write the folder unless it is finished, with a record of what it was made from."""
     refuse_lost_path(job.output)
     output = FolderOutput(job.job, job.output, job.fields, config, options.on_change, options.dry_run, job.follows)
     to_do = output.is_to_do(job.redo)
@@ -49,24 +49,24 @@ def run_folder(job: FolderJob, config: Config, options: RunOptions) -> Plan | Su
 
 
 def refuse_limit(job: str, options: RunOptions) -> None:
-    """InputError when --limit is given to a job that works on the whole: silence would look like obedience."""
+    """Raise InputError if --limit is given to a job that cannot apply it."""
     if options.limit is not None:
-        raise InputError(f"--limit {options.limit}: {job} works on the whole input", "leave --limit out")
+        raise InputError(f"--limit {options.limit}: {job} processes its whole input", "remove --limit")
 
 
 def refuse_object_store(path: str, why: str) -> None:
-    """InputError for an output behind a URL; `why` says what needs a file system."""
+    """Raise InputError if the output is a URL. `why`: what needs a file system."""
     if "://" in path:
-        raise InputError(f"output {path!r}: {why} needs a local or mounted folder", "give one")
+        raise InputError(f"output {path!r}: {why} needs a local or mounted folder", "give such a folder")
 
 
 def refuse_lost_path(path: str) -> None:
-    """InputError for an output that would vanish with its node: a relative or temporary path in a submitted job."""
+    """Raise InputError for a path that disappears with its node: a relative or temporary path in a submitted job."""
     if "://" in path or not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         return
     resolved = os.path.abspath(path)
     if not os.path.isabs(path) or resolved.startswith(("/tmp/", os.getcwd() + os.sep)):
         raise InputError(
-            f"output {path!r} lies on the node that runs this job and goes away with it",
+            f"output {path!r} is on the disk of the node that runs this job, which is lost with the node",
             "give an s3:// or gs:// path, or a folder on a file system that all nodes mount",
         )

@@ -1,4 +1,4 @@
-"""What a job is to the command line and to a study: a name, a module, packaged configurations."""
+"""How the command line and studies find a job: its name, its module and its packaged configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 class JobModule(Protocol):
-    """What a job module holds."""
+    """The interface of a job module."""
 
     JobConfig: type[Config]
 
@@ -38,11 +38,11 @@ class JobInfo:
     """Whether `--only NAME` chooses models."""
 
     def load(self) -> JobModule:
-        """Import the module. Heavy libraries come in here, not at `raysys --help`."""
+        """Import the module. Heavy libraries are imported here, not for `raysys --help`."""
         return importlib.import_module(self.module)
 
     def packaged_config(self, name: str) -> Path:
-        """The packaged `demo` or `full` configuration; InputError when this job has none of that name."""
+        """Path of the packaged `demo` or `full` configuration. Raises InputError if the job does not have it."""
         path = CONFIGS / self.name / f"{name}.yaml"
         if not path.is_file():
             have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"

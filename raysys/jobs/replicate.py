@@ -1,4 +1,4 @@
-"""Job `replicate`: features of GENERATIONS × of training SAMPLES → R and MATCHES, from tables."""
+"""Job `replicate`: features of GENERATIONS × features of training SAMPLES → R and MATCHES."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from raysys.tables.results import FolderPlan, Plan, Summary
 
 
 class JobConfig(Config):
-    """Measure how much generations repeat of the training images."""
+    """Measure how closely generations replicate training images."""
 
     generated: Place = Field(description="folder of images or table of GENERATIONS rows")
     training: Place = Field(description="folder of images or table of SAMPLES rows")
@@ -35,28 +35,28 @@ class JobConfig(Config):
         None, description="table of DUPLICATES rows: only representatives count as training images"
     )
     training_set: Place | None = Field(
-        None, description="assembled set, in the place of duplicates: only its images count, with its captions"
+        None, description="assembled set, instead of duplicates: only its images and captions count as training data"
     )
-    held_out: Place | None = Field(None, description="real images that were not trained on: the level of chance")
+    held_out: Place | None = Field(None, description="real images that were not trained on, as a reference level for R")
     features: Annotated[FeatureTables, OPERATIONAL] = Field(
-        FeatureTables(), description="tables of FEATURES rows; what is not in them yet is described first"
+        FeatureTables(), description="tables of FEATURES rows; missing rows are computed first"
     )
     output: Place = Field(description="folder for replication.json and the table of MATCHES rows")
     replication: ReplicationConfig = Field(ReplicationConfig(), description="descriptor, number of matches kept")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
-        512, ge=1, description="described images that are lost at most when a worker is killed"
+        512, ge=1, description="images per chunk of features; a chunk is redone if its worker is killed"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
     @model_validator(mode="after")
     def _one_choice_of_images(self) -> JobConfig:
         if self.duplicates is not None and self.training_set is not None:
-            raise ValueError("duplicates and training_set both say which images count: give one of them")
+            raise ValueError("duplicates and training_set both select the training images: give one of them")
         return self
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write `<output>/replication.json` and `<output>/matches`; the figures are the summary."""
+    """Write `<output>/replication.json` and `<output>/matches`; the summary holds the results."""
     refuse_limit("replicate", options)
     duplicates = complete(config.duplicates, DUPLICATES) if config.duplicates is not None else None
     training = training_images(config.training, duplicates, config.training_set)
@@ -97,7 +97,7 @@ def describe_configs(config: JobConfig) -> dict[str, describe.JobConfig]:
 
 
 def _fields(config: JobConfig, sets: dict[str, ImageSet], features: dict[str, TableView]) -> dict[str, Any]:
-    """Everything that changes the result: image sets count by their contents."""
+    """Everything that changes the result; image sets are identified by their contents."""
     return {
         **{role: images.signature() for role, images in sets.items()},
         "features": {role: view.identity for role, view in features.items()},

@@ -1,4 +1,4 @@
-"""Job `report`: what a study left on disk → report.html, summary.json and a table in the terminal."""
+"""Job `report`: the run folder of a study → report.html, summary.json and tables in the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JobConfig(Config):
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write `<run>/report.html` and `<run>/summary.json`; print the closing tables. The summary's values are those of
+    """Write `<run>/report.html` and `<run>/summary.json`, and print the result tables. The summary holds the values of
     summary.json."""
     refuse_limit("report", options)
     run = RunFolder.open(config.run)

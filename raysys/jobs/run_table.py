@@ -1,4 +1,4 @@
-"""Run row jobs: plan, dry run, map, retry, record. Every row job goes through here; none has its own way."""
+"""Run row jobs: plan, dry run, map, retry, record. All row jobs use this module."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from raysys.tables.results import Plan, Summary, TablePlan, TableSummary
 
 
 def run_table(job: TableJob, config: Config, options: RunOptions) -> Plan | Summary:
-    """Do the pending chunks of `job` (or its error rows, when `options.retry`)."""
+    """Process the pending chunks of `job`, or its error rows if `options.retry` is set."""
     return run_tables({job.job: job}, config, options)
 
 
 def run_tables(jobs: Mapping[str, TableJob], config: Config, options: RunOptions) -> Plan | Summary:
-    """The same for several tables of one command, one after the other on one Ray: starting it takes seconds.
+    """The same for several tables of one command, one after the other in one Ray session: starting Ray takes seconds.
 
-    A retry is meant for one output; the other steps are left out of what is returned.
+    A retry concerns one output; the result does not contain the other steps.
     """
     opened = {name: (job, output) for name, job in jobs.items() if (output := _open(job, options)) is not None}
     runs = {
@@ -46,7 +46,7 @@ Engine = Callable[[TableRun], MapResult]
 
 @contextmanager
 def _engine(address: str | None) -> Iterator[Engine]:
-    """What maps a stage over chunks. Ray starts, and is imported, only when there is something to do on it."""
+    """The function that maps a stage over chunks. Ray is imported and started only if it is used."""
     if address == INLINE:
         from raysys.engine.inline import run_inline
 
@@ -61,10 +61,10 @@ def _engine(address: str | None) -> Iterator[Engine]:
 
 
 def _open(job: TableJob, options: RunOptions) -> Output | None:
-    """None: a retry is meant for another output of this command."""
+    """Open the output of `job`. Returns None if the retry concerns another output of this command."""
     refuse_lost_path(job.output)
     if not sum(p.n_items for p in job.parts) and not options.retry:
-        raise InputError(f"{job.job} has no input rows", "check the input path, or run the job before it")
+        raise InputError(f"{job.job} has no input rows", "check the input path, or run the job that writes it first")
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
     retried = options.retried()
     if retried is None:
@@ -78,7 +78,7 @@ def _open(job: TableJob, options: RunOptions) -> Output | None:
 
 
 def _map(run: TableRun, engine: Engine, config: Config, options: RunOptions) -> TableSummary:
-    """Map one table and record how it was made."""
+    """Write the pending chunks of one table, and record its configuration and statistics."""
     if not run.has_work:
         return _idle(run)
     folder = run.output.folder

@@ -1,4 +1,4 @@
-"""Job `scenes`: draw the embedded image domain as WebDataset tars with planted duplicates, licenses and damage."""
+"""Job `scenes`: draw synthetic images as WebDataset tars with planted duplicates, bad licenses and damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class JobConfig(Config):
     """Draw seeded scenes."""
 
     output: Place = Field(description="folder for train/, held_out/, fusion/ and truth.json")
-    scenes: ScenesConfig = Field(ScenesConfig(), description="how many, and what is planted")
+    scenes: ScenesConfig = Field(ScenesConfig(), description="number of scenes; what is planted among them")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
@@ -25,7 +25,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     refuse_limit("scenes", options)
     refuse_lost_path(config.output)
     if options.dry_run:
-        # Drawing is quicker than looking: what is there is drawn again, to the same bytes.
+        # Drawing again takes less time than checking the existing files, and gives the same bytes.
         state = "drawn again" if Path(config.output, TRUTH).is_file() else "new"
         return Plan({"scenes": FolderPlan("scenes", config.output, state, True, config.scenes.model_dump(mode="json"))})
     truth = write_demo_shards(config.output, config.scenes)

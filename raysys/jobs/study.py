@@ -1,4 +1,4 @@
-"""Job `study`: shards → models → evaluations → report. `make demo` runs one of two models."""
+"""Job `study`: shards → models → evaluations → report. `make demo` runs one with two models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from raysys.tables.results import Plan, Summary
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Run every step that is not finished, then write report.html and summary.json. Returns what the job `report` does.
+    """Run every step that is not finished, then write report.html and summary.json. Returns the summary of `report`.
 
-    Raises RunFailed at the end when a model failed: the report shows the others, and why.
+    Raises RunFailed at the end if a model failed; the report shows the other models and the reason.
     """
     refuse_limit("study", options)
     refuse_lost_path(config.run)
@@ -52,20 +52,20 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
 
 def _run(step: Step, options: RunOptions) -> Plan | Summary:
-    """Run the step's job; stop, with the reasons, when ingest kept nothing that may be used."""
+    """Run the step's job. Raises InputError with the reasons if ingest kept no sample."""
     result = JOBS[step.job].load().run(step.config, options)
     rows = result.steps["ingest"].rows if step.job == "ingest" else None
     if rows is not None and rows["kept"] == 0:
         raise InputError(
             f"{step.name}: no sample of {step.config.input} was kept: rejected {rows['rejected']}, "
             f"error {rows['error']}",
-            "look at the table's rows; for images that were cleared elsewhere: ingest.check_licenses=false",
+            "look at the rows of the table; if the licenses were checked elsewhere, set ingest.check_licenses=false",
         )
     return result
 
 
 def _resources(cluster: Any) -> tuple[float, float] | None:
-    """(CPUs, GPUs) that a step takes at most; None for one that runs in this process."""
+    """Maximum (CPUs, GPUs) of a step; None for a step that runs in this process."""
     if isinstance(cluster, TrainClusterConfig):
         return cluster.num_workers * cluster.cpus_per_worker, cluster.num_workers * float(cluster.use_gpu)
     if isinstance(cluster, ClusterConfig):

@@ -29,18 +29,16 @@ class JobConfig(Config):
     training_set: str = Field(description="folder of the assembled training set")
     output: str = Field(description="run folder: checkpoints/, metrics.jsonl, pipeline/")
     validation_set: str | None = Field(None, description="folder of an assembled held-out set for the validation loss")
-    vae: str = Field(
-        "zoo:vae", description="VAE the latents were made with: zoo:vae or a folder; saved in the pipeline"
-    )
-    text_encoder: str = Field("zoo:text_encoder", description="text encoder that the captions were encoded with")
-    tokenizer: str | None = Field(None, description="a tokenizer folder; null = the one beside the text encoder")
-    diffusion: DiffusionConfig = Field(DiffusionConfig(), description="what is learned: denoiser, noise, fusion")
-    training: RunConfig = Field(RunConfig(), description="how: steps, batches, optimizer, precision, checkpoints")
+    vae: str = Field("zoo:vae", description="VAE that encoded the latents: zoo:vae or a folder; saved in the pipeline")
+    text_encoder: str = Field("zoo:text_encoder", description="text encoder that encoded the captions")
+    tokenizer: str | None = Field(None, description="tokenizer folder; null = the one next to the text encoder")
+    diffusion: DiffusionConfig = Field(DiffusionConfig(), description="denoiser, noise schedule, fusion")
+    training: RunConfig = Field(RunConfig(), description="steps, batches, optimizer, precision, checkpoints")
     cluster: TrainClusterConfig = Field(TrainClusterConfig(), description="workers, failures, trackers")
 
     @property
     def inputs(self) -> DiffusionInputs:
-        """What is trained, from what."""
+        """The inputs that determine the trained weights."""
         from raysys.training.diffusion_inputs import DiffusionInputs
 
         models = (self.vae, self.text_encoder, self.tokenizer)
@@ -93,7 +91,7 @@ def _train(config: JobConfig, output: FolderOutput, options: RunOptions) -> None
 
 
 def train_loop(worker: Any, settings: tuple[DiffusionInputs, dict[str, Any]]) -> None:
-    """What each Ray Train worker runs."""
+    """The function that each Ray Train worker runs."""
     from raysys.training.loop import fit
 
     fit(settings[0].recipe(settings[1], device=str(worker.device)), settings[0].run, worker)

@@ -27,13 +27,13 @@ class JobConfig(Config):
     output: Place = Field(description="output table of CAPTIONS rows")
     translate: TranslateConfig = Field(TranslateConfig(), description="languages, model, checks")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
-        256, ge=1, description="captions lost at most per worker when it is killed"
+        256, ge=1, description="captions per chunk; chunks in flight are redone if their worker is killed"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="use of the cluster")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
-    """Write one translation per caption of the source language; the others are left alone."""
+    """Write one translation for each caption in the source language; other captions are skipped."""
     refuse_own_output(config.captions, config.output)
     config = config.model_copy(update={"translate": pinned(config.translate)})
     translate, captions = config.translate, complete(config.captions, CAPTIONS)

@@ -1,1 +1,1 @@
-"""Words: tokens, parts of speech, entities, WordNet's nouns, and how general a text is."""
+"""Language processing: tokens, parts of speech, entities, WordNet nouns, and the generality score."""

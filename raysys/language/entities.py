@@ -1,7 +1,7 @@
-"""Named entities of tagged captions by rules: names, dates, times, amounts. The labels are OntoNotes', as in spaCy.
+"""Rule-based named entities of tagged captions: names, dates, times, amounts. Labels are those of OntoNotes.
 
-A run of proper nouns is a name. WordNet knows of a single word whether it is a place, a person, a group or a time; any
-other name gets the label NAME: rules cannot tell a person from a film.
+A run of proper nouns is a name. For single words, WordNet tells whether it is a place, a person, a group or a time. All
+other names get the label NAME, because rules cannot distinguish, for example, a person from a film.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _DATE = re.compile(r"\d{1,4}[/.]\d{1,2}[/.]\d{1,4}")
 _HYPHEN = re.compile("[-‐‑]")
 
 Entity = tuple[int, int, str]
-"""First word, word after the last, label."""
+"""(index of the first word, index after the last word, label)"""
 
 
 def find_entities(words: Sequence[str], tags: Sequence[str], names: Mapping[str, str]) -> list[Entity]:
-    """The entities of one caption, in order, without overlap. `names`: lower-case name → label (`Lexicon.names`)."""
+    """The entities of a caption, in order and without overlap. `names`: lower-case name → label (`Lexicon.names`)."""
     lower = [w.lower() for w in words]
     found: list[Entity] = []
     i = 0
@@ -55,7 +55,7 @@ def find_entities(words: Sequence[str], tags: Sequence[str], names: Mapping[str,
 def _at(
     i: int, words: Sequence[str], lower: Sequence[str], tags: Sequence[str], names: Mapping[str, str]
 ) -> tuple[int, str] | None:
-    """(end, label) of the entity that begins at word i."""
+    """(end, label) of the entity that begins at word i, if any."""
     tag, word = tags[i], lower[i]
     if tag == "CD" or word in CURRENCIES:
         return _amount(i, lower, tags)
@@ -73,7 +73,7 @@ def _at(
 
 
 def _amount(i: int, lower: Sequence[str], tags: Sequence[str]) -> tuple[int, str] | None:
-    """What begins with a number or a currency sign."""
+    """(end, label) of an amount that begins with a number or a currency sign."""
     n = len(lower)
     if lower[i] in CURRENCIES:
         if i + 1 < n and tags[i + 1] == "CD":
@@ -96,7 +96,7 @@ def _amount(i: int, lower: Sequence[str], tags: Sequence[str]) -> tuple[int, str
 
 
 def _quantity(end: int, lower: Sequence[str], tags: Sequence[str]) -> tuple[int, str]:
-    """10 inches, 20 x 30 cm; a number without a unit is a CARDINAL."""
+    """A number with a unit is a QUANTITY (10 inches, 20 x 30 cm), without a unit a CARDINAL."""
     last, label = end, "CARDINAL"
     while end < len(lower):
         if lower[end] in UNITS and tags[end] != "IN":  # 3 dogs in a park
@@ -109,7 +109,7 @@ def _quantity(end: int, lower: Sequence[str], tags: Sequence[str]) -> tuple[int,
 
 
 def _measure(i: int, word: str) -> tuple[int, str] | None:
-    """2-ton, 10-inch, 5-year-old: a number and a unit in one word."""
+    """A number and a unit in one word: 2-ton, 10-inch, 5-year-old."""
     unit = _HYPHEN.split(word)[1]
     if unit in UNITS:
         return i + 1, "QUANTITY"
@@ -121,7 +121,7 @@ def _measure(i: int, word: str) -> tuple[int, str] | None:
 def _name(
     i: int, words: Sequence[str], lower: Sequence[str], tags: Sequence[str], names: Mapping[str, str]
 ) -> tuple[int, str]:
-    """A run of proper nouns, numbers behind them included (Boeing 747); small words may link two of them."""
+    """A run of proper nouns with following numbers (Boeing 747); function words may link two of them."""
     end = i + 1
     while end < len(words):
         if tags[end] in ("NNP", "NNPS"):
@@ -138,7 +138,7 @@ def _name(
 
 
 def _while_number(end: int, lower: Sequence[str], tags: Sequence[str]) -> int:
-    """June 5, 2015: the numbers behind a month, over a comma."""
+    """The end of the numbers after a month, across a comma: June 5, 2015."""
     while end < len(lower):
         if tags[end] == "CD":
             end += 1
@@ -150,14 +150,14 @@ def _while_number(end: int, lower: Sequence[str], tags: Sequence[str]) -> int:
 
 
 def _while_scale(end: int, lower: Sequence[str]) -> int:
-    """5 million: the words that scale the number before."""
+    """The end of the words that scale the number before them: 5 million."""
     while end < len(lower) and lower[end] in SCALES:
         end += 1
     return end
 
 
 def _before_period(i: int, lower: Sequence[str], label: str) -> tuple[int, str]:
-    """19th century is a date, 19th an ordinal."""
+    """An ordinal before a period is a date: 19th century."""
     if i + 1 < len(lower) and lower[i + 1] in PERIODS:
         return i + 2, "DATE"
     return i + 1, label

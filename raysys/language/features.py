@@ -1,6 +1,6 @@
-"""Universal parts of speech and features of tagged words, as spaCy's English models give them.
+"""Universal parts of speech and features of tagged words, as in spaCy's English models.
 
-Like them, a past tense of a full verb gets no mood, and "is", "has" in "has seen" and "do" in "do not" are AUX.
+As there, the past tense of a full verb has no mood, and "is", "has" in "has seen" and "do" in "do not" are AUX.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POS = {
     "SYM": "SYM", "$": "SYM", "#": "SYM", "HYPH": "PUNCT", ",": "PUNCT", ".": "PUNCT", ":": "PUNCT", "-LRB-": "PUNCT",
     "-RRB-": "PUNCT", "``": "PUNCT", "''": "PUNCT", "_SP": "SPACE",
 }  # fmt: skip
-"""Penn Treebank tag → universal part of speech, before the context decides on AUX, SCONJ and PART."""
+"""Penn Treebank tag → universal part of speech; AUX, SCONJ and PART are determined later from the context."""
 
 MORPH = {
     "NN": "Number=Sing",
@@ -46,17 +46,17 @@ SUBORDINATORS = frozenset(
     {"that", "if", "because", "while", "whilst", "although", "though", "since", "unless", "whether", "until", "as"}
 )  # fmt: skip
 INDEFINITE = frozenset({f"{some}{who}" for some in ("some", "any", "every", "no") for who in ("one", "body", "thing")})
-"""someone, anybody, everything …: tagged as nouns, yet pronouns."""
+"""someone, anybody, everything …: tagged as nouns, but pronouns."""
 FINITE = ("VBZ", "VBP", "VBD")
 
 
 def all_morphs() -> set[str]:
-    """Every value that `universal` can give as features."""
+    """All features that `universal` can return."""
     return {"", *MORPH.values(), *(f"Mood=Ind|{MORPH[tag]}" for tag in FINITE)}
 
 
 def universal(words: Sequence[Word], readings: Sequence[Reading]) -> list[tuple[str, str]]:
-    """(part of speech, features) of each word of a caption."""
+    """(universal part of speech, features) of each word of a caption."""
     tags = [r.tag for r in readings]
     found = []
     for i, (tag, _, lemma) in enumerate(readings):
@@ -77,7 +77,7 @@ def universal(words: Sequence[Word], readings: Sequence[Reading]) -> list[tuple[
 
 
 def _is_auxiliary(lemma: str, tags: Sequence[str], i: int) -> bool:
-    """be always; have before a participle; do before an infinitive. Adverbs, "not" and a subject may stand between."""
+    """be always; have before a participle; do before an infinitive. Adverbs, "not" and a subject may come between."""
     if lemma == "be":
         return True
     if lemma not in ("have", "do"):
@@ -92,5 +92,5 @@ def _is_auxiliary(lemma: str, tags: Sequence[str], i: int) -> bool:
 
 
 def _has_verb(tags: Sequence[str], start: int) -> bool:
-    """Whether a clause follows, not only a phrase: "while it rains" against "as a gift"."""
+    """Whether a clause follows and not only a phrase: "while it rains", but not "as a gift"."""
     return any(tag in (*FINITE, "MD", "VBG") for tag in tags[start : start + 5])

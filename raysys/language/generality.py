@@ -1,13 +1,13 @@
-"""The generality score of captions: SI, BT, TM, DA and their mean GS (Tables 1 and 2 of the dual-fusion paper).
+"""The generality score of captions: SI, BT, TM, DA and their mean GS (Li et al. 2024, arXiv 2309.07254, Tables 1–2).
 
     specific  "2-Ton Multi-Directional Roller Head Pipe Welding Stands"   GS 5.50
     general   "Pipe welding stands in action"                             GS 8.65
 
-Each sub-score is scaled to [0, 10]; higher is more general. SI and TM come from a spaCy pipeline, which every score
-names. BT and DA look nouns up in WordNet's numbers; the nouns are found by the rule tagger with every pipeline, as the
-paper finds them with a tagger other than spaCy. So BT and DA of a caption are the same on every machine.
+Each sub-score is in [0, 10]; higher is more general. SI and TM are computed with a spaCy pipeline, whose name is part
+of every score. BT and DA use WordNet's numbers of nouns. The nouns are always found by the rule tagger (the paper, too,
+uses another tagger than spaCy for them), so BT and DA of a caption are the same on every machine.
 
-The score is about English. Scores of captions in other languages are meaningless: leave them out.
+Scores are meaningful only for English captions.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ SUB_SCORES = ("si", "bt", "tm", "da")
 SCORES = (*SUB_SCORES, "gs")
 
 REFERENCE = {"original": 5.202, "general": 5.732, "five_words": 5.846}
-"""Mean GS in the paper of 10,000 LAION captions: as they are, and generalized at its two levels (Table 4)."""
+"""Mean GS of 10,000 LAION captions in the paper: original, and generalized at two levels (Table 4)."""
 
 NEUTRAL = 5.0
-"""The neutral value: TM without verbs, DA without nouns."""
+"""Neutral value of TM without verbs and of DA without nouns."""
 
 MAX_CHARACTERS = 100_000
-"""Longer texts are scored by their beginning, which bounds the memory of one text."""
+"""Longer texts are truncated before scoring, which limits memory."""
 MAX_BATCH_CHARACTERS = 1_000_000
-"""Most characters in a batch of texts."""
+"""Maximum number of characters in a batch of texts."""
 
 _one_zone = threading.Lock()
 
 
 class Generality(NamedTuple):
-    """The scores of one caption, each in [0, 10], and the pipeline that they came from."""
+    """The scores of one caption, each in [0, 10], and the name of the pipeline."""
 
     text: str
     si: float
@@ -58,7 +58,7 @@ class Generality(NamedTuple):
 def specificity(n_entity: ArrayLike, n_number: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
     """SI = 10 · (1 − (Ent + Num) / N); 10 without tokens.
 
-    Num counts the tokens that are numbers, Ent those inside named entities that are not numbers, N all but white space.
+    Num = number tokens, Ent = other tokens in named entities, N = all tokens except white space.
     """
     n_tokens = np.asarray(n_tokens)
     return 10.0 * (1.0 - np.add(n_entity, n_number) / np.maximum(n_tokens, 1))
@@ -67,8 +67,8 @@ def specificity(n_entity: ArrayLike, n_number: ArrayLike, n_tokens: ArrayLike) -
 def broadness(n_hyponyms: ArrayLike, n_words: ArrayLike) -> np.ndarray:
     """BT = 10 · min(Σ hypo(noun) / (N_w · 2 · A), 1); 0 without words.
 
-    hypo counts the direct hyponyms of a noun's first WordNet synset; a noun that WordNet does not have adds nothing.
-    N_w counts words, marks among them as a word tokenizer does; a hyphenated word is one. A = 2.528333.
+    hypo(noun) is the number of direct hyponyms of its first WordNet synset, 0 for nouns that are not in WordNet. N_w is
+    the number of words, including punctuation marks; a hyphenated word is one word. A = 2.528333.
     """
     return 10.0 * np.minimum(np.asarray(n_hyponyms) / (np.maximum(n_words, 1) * 2.0 * MEAN_HYPONYMS), 1.0)
 
@@ -76,18 +76,18 @@ def broadness(n_hyponyms: ArrayLike, n_words: ArrayLike) -> np.ndarray:
 def tense_modality(n_present: ArrayLike, n_verbs: ArrayLike) -> np.ndarray:
     """TM = 10 · (verbs in present tense or indicative mood) / (verbs); 5, neutral, without verbs.
 
-    Verbs are tokens that are VERB; auxiliaries do not count. Tense and mood are spaCy's features, in which a
-    participle in -ing is present and a past tense has no mood.
+    Verbs are tokens tagged VERB, without auxiliaries. Tense and mood are spaCy's features, in which a participle in
+    -ing is present and a past tense has no mood.
     """
     n_verbs = np.asarray(n_verbs)
     return np.where(n_verbs > 0, 10.0 * np.asarray(n_present) / np.maximum(n_verbs, 1), NEUTRAL)
 
 
 def abstraction(sum_depth: ArrayLike, n_nouns: ArrayLike) -> np.ndarray:
-    """DA = 10 · min(mean depth / (2 · D), 1); 5, neutral, without a noun that WordNet has.
+    """DA = 10 · min(mean depth / (2 · D), 1); 5, neutral, without nouns in WordNet.
 
-    The mean is over the nouns that WordNet has, of the minimum depth of their first synsets; D = 7.955148. Deeper
-    nouns are more concrete, yet they count as higher here, because they do in the paper's table.
+    The mean is over the nouns in WordNet, of the minimum depth of their first synsets; D = 7.955148. Although deeper
+    nouns are more concrete, they increase the score here, as in the paper's table.
     """
     n_nouns = np.asarray(n_nouns)
     mean_depth = np.asarray(sum_depth) / np.maximum(n_nouns, 1)
@@ -95,17 +95,17 @@ def abstraction(sum_depth: ArrayLike, n_nouns: ArrayLike) -> np.ndarray:
 
 
 def score(texts: Iterable[str], nlp: Any = None, batch_size: int = 1000) -> Iterator[Generality]:
-    """Score captions as a stream, in their order; `nlp` is a pipeline of `load_pipeline`, by default "auto".
+    """Score a stream of captions, in order. `nlp`: a pipeline from `load_pipeline`; None = "auto".
 
-    Memory is bounded: `batch_size` texts are held at a time, fewer when they are long, and what spaCy learnt from a
-    batch (strings, words) is dropped after it. Any string gets numbers: without words SI 10, BT 0, TM 5, DA 5. Texts
-    beyond MAX_CHARACTERS are scored by their beginning; the row holds the text as it was given.
+    Memory is limited: at most `batch_size` texts are held at a time, fewer if they are long, and the strings that spaCy
+    stores for a batch are freed after it. A text without words has SI 10, BT 0, TM 5, DA 5. Texts longer than
+    MAX_CHARACTERS are truncated for scoring; the returned row has the complete text.
     """
     nlp = load_pipeline() if nlp is None else nlp
     table, pipeline = load_nouns(), pipeline_name(nlp)
     for batch in _batches(texts, batch_size):
-        # A Doc must not outlive its memory zone, and a consumer may pause here: nothing is yielded inside the zone.
-        # Zones belong to the vocabulary: a thread that ends its zone would drop the words of another thread's.
+        # A Doc must not outlive its memory zone, and the consumer may pause, so nothing is yielded inside the zone.
+        # Zones belong to the vocabulary: a thread that ends its zone would free the words of other threads.
         with _one_zone, nlp.memory_zone():
             counts = _count(nlp.pipe(_readable(text) for text in batch), table, nlp.vocab.strings)
         yield from _rows(batch, counts, pipeline)
@@ -116,7 +116,7 @@ def generality(texts: str) -> Generality: ...
 @overload
 def generality(texts: Iterable[str]) -> list[Generality]: ...
 def generality(texts: str | Iterable[str]) -> Generality | list[Generality]:
-    """The scores of one caption, or of several as a list; `score` streams them.
+    """The scores of one caption, or a list of the scores of several. Use `score` for streams.
 
     >>> generality("Pipe welding stands in action").bt
     10.0
@@ -138,16 +138,16 @@ def _batches(texts: Iterable[str], batch_size: int) -> Iterator[list[str]]:
 
 
 def _readable(text: str) -> str:
-    """At most MAX_CHARACTERS, and no half of a surrogate pair: spaCy works on UTF-8."""
+    """Truncate to MAX_CHARACTERS and remove unpaired surrogates, because spaCy uses UTF-8."""
     text = text[:MAX_CHARACTERS]
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _count(docs: Iterable[Any], table: NounTable, strings: Any) -> np.ndarray:
-    """The counts that the formulas need, [9, captions], named in `_rows`.
+    """The counts for the formulas, [9, captions], named in `_rows`.
 
-    The tokens of a batch are counted as one array. A loop over the tokens of each Doc would cost twice as much, and
-    what is done here comes on top of the pipeline for every caption of a corpus.
+    The tokens of a batch are counted as one array: a loop over the tokens of each Doc would take twice as long, in
+    addition to the time of the pipeline.
     """
     attributes, (number, verb, space) = array_ids()
     arrays, of_words = [], []
@@ -166,7 +166,7 @@ def _count(docs: Iterable[Any], table: NounTable, strings: Any) -> np.ndarray:
 
 
 def _is_present(features: str) -> bool:
-    """Whether a token's features, like "Tense=Pres|VerbForm=Fin", are of a present tense or an indicative."""
+    """Whether features of a token, like "Tense=Pres|VerbForm=Fin", contain present tense or indicative mood."""
     return not {"Tense=Pres", "Mood=Ind"}.isdisjoint(features.split("|"))
 
 
@@ -183,7 +183,7 @@ def _rows(texts: Sequence[str], counts: np.ndarray, pipeline: str) -> list[Gener
 
 @dataclass(frozen=True)
 class MeanScores:
-    """Mean and standard deviation (of the population) of each score over `n` captions; empty mappings for none."""
+    """Mean and population standard deviation of each score over `n` captions; empty mappings if n = 0."""
 
     n: int
     mean: Mapping[str, float]
@@ -191,7 +191,7 @@ class MeanScores:
 
 
 def mean_scores(rows: Iterable[Generality]) -> MeanScores:
-    """Mean and spread of the scores of any number of captions, in one pass."""
+    """Mean and standard deviation of the scores of any number of captions, in one pass."""
     running = RunningMean()
     for row in rows:
         running.add(row)
@@ -199,7 +199,7 @@ def mean_scores(rows: Iterable[Generality]) -> MeanScores:
 
 
 class RunningMean:
-    """Mean and spread of rows as they come (Welford's recurrence)."""
+    """Running mean and standard deviation of scores (Welford 1962)."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -215,7 +215,7 @@ class RunningMean:
             self._squares[i] += delta * (value - self._mean[i])
 
     def result(self) -> MeanScores:
-        """Mean and spread of the captions so far."""
+        """Mean and standard deviation of the captions added so far."""
         if not self.n:
             return MeanScores(0, {}, {})
         std = [math.sqrt(s / self.n) for s in self._squares]

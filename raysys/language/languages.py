@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as checks need it: scripts, and function words where languages share one."""
+"""Simple language detection for checks: by script, and by function words for languages with the same script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPTS = {
     "th": ("thai",),
     "hi": ("devanagari",),
 }
-"""Language → its scripts; every other language counts as written in Latin letters."""
+"""Language → its scripts; all other languages are assumed to use Latin script."""
 
 _RANGES = (
     ("latin", 0x0041, 0x024F),
@@ -35,20 +35,20 @@ _RANGES = (
 )
 
 CHINESE_FROM = 8
-"""A text without kana may be Chinese from this many Han letters on."""
+"""A text without kana can be classified as Chinese only if it has at least this many Han characters."""
 _SIMPLIFIED = frozenset("们这个为与从对说红蓝绿边圆灯车马鸟龙东门风飞儿样长间带动书画场园树叶颗颜纸应该还过进远种")
-"""Characters that Japanese does not write."""
+"""Characters that are not used in Japanese."""
 _CHINESE = frozenset("的在是了有和着")
-"""Frequent characters of Chinese sentences; Japanese uses each of them in some words."""
+"""Frequent characters of Chinese sentences, which Japanese uses only in some words."""
 
 LATIN_WORD = 0.5
-"""A word in Latin letters, as names and units are in Japanese, counts as half a character of the other script."""
+"""Weight of a word in Latin letters relative to one character of the other script: names and units are often Latin."""
 
 
 def script_share(text: str, language: str) -> float:
-    """Share of the letters of `text` that are of the language's script; 1 without letters.
+    """Share of the letters of `text` that belong to a script of the language; 1 without letters.
 
-    Languages that share a script are told apart by `other_language`. Chinese in `ja` is 0, Japanese in `zh` too.
+    `other_language` distinguishes languages with one script. Chinese text in `ja` and Japanese text in `zh` give 0.
     """
     scripts = [script_of(c) for c in text if c.isalpha()]
     if not scripts:
@@ -64,7 +64,7 @@ def script_share(text: str, language: str) -> float:
 
 
 def _is_chinese(text: str, scripts: list[str]) -> bool:
-    """Japanese names and headings are written in Han letters alone, too."""
+    """Han characters alone are not sufficient, because Japanese names and headings can consist of them."""
     if "kana" in scripts or scripts.count("han") < CHINESE_FROM:
         return False
     return any(c in _SIMPLIFIED for c in text) or sum(c in _CHINESE for c in text) >= 2
@@ -86,19 +86,19 @@ FUNCTION_WORDS = {
         "nl": "de het een en of met op in is zijn voor naast van te aan bij uit onder over twee drie die dat door",
     }.items()
 }
-"""Articles, prepositions, conjunctions and forms of "be" of languages in Latin letters: no content words."""
+"""Articles, prepositions, conjunctions and forms of "be" of languages in Latin script; no content words."""
 
 MIN_FOREIGN_WORDS = 3
-"""Least number of different foreign words: "La Casa de Papel" and "Place de la Concorde" are names in an English
+"""Minimum number of different foreign words: "La Casa de Papel" and "Place de la Concorde" can be names in an English
 caption."""
 MIN_FOREIGN_SHARE = 0.3
-"""Least share of foreign words among all words."""
+"""Minimum share of foreign words among all words."""
 
 
 def other_language(text: str, language: str, ratio: float) -> str | None:
-    """A language whose function words make up `text`, and over `ratio` times as many of it as those of `language`.
+    """A language that `text` is probably in: it has more than `ratio` times as many function words as `language`.
 
-    None without one. Known: the languages of FUNCTION_WORDS; any other `language` gives None. Very short texts pass.
+    None if there is no such language, if `language` is not in FUNCTION_WORDS, and for very short texts.
     """
     own = FUNCTION_WORDS.get(language)
     if own is None:

@@ -1,7 +1,7 @@
-"""The readings of a word: which parts of speech it can have, how likely each is, and its base form in each.
+"""The readings of a word: its possible parts of speech, the probability of each, and the lemma.
 
 Sources: `words.txt` and `irregular_verbs.txt`, written for raysys, and WordNet's words with their frequencies
-(`wordnet_build`). Tags are those of the Penn Treebank, as in spaCy's English models. Costs are bits, −log2 of a share.
+(`wordnet_build`). Tags are Penn Treebank tags, as in spaCy's English models. Costs are −log2 of a share, in bits.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import NamedTuple
 from raysys.language.wordnet import DATA, MAX_CACHED, NounTable, load_nouns
 
 N, V, A, R = range(4)
-"""Noun, verb, adjective, adverb: the open classes, in the order of the counts."""
+"""Tags of the open classes noun, verb, adjective, adverb, in the order of the counts."""
 
 UNSEEN = 0.1
-"""Weight of a part of speech that WordNet lists for a word but never saw in its tagged texts."""
+"""Weight of a part of speech that WordNet lists for a word, but that does not occur in its tagged texts."""
 PARTICIPLE_SHARE = 0.25
-"""About the share of a verb's occurrences that are one of its -ing or -ed forms: a noun "painting" competes with
-these only."""
+"""Approximate share of the -ing or the -ed form among the occurrences of a verb. A noun like "painting" competes only
+with this form."""
 IMPERATIVE = 1.5
-"""Extra cost of an infinitive or imperative beside the present tense; what goes before decides in the end."""
+"""Extra cost of an infinitive or imperative compared to the present tense; mainly, the word before decides."""
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,:/×x]*|\d+(?:s|'s)|[½¼¾⅓⅔]")
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
@@ -38,7 +38,7 @@ _QUOTES = {'"': "''", "“": "``", "”": "''", "‘": "``", "«": "``", "»": "
 
 
 class Reading(NamedTuple):
-    """One way to read a word."""
+    """One interpretation of a word."""
 
     tag: str  # Penn Treebank
     cost: float  # bits
@@ -46,7 +46,7 @@ class Reading(NamedTuple):
 
 
 class Lexicon:
-    """Readings of words, names and irregular forms; build it once with `load_lexicon`."""
+    """Readings of words, names and irregular forms. Load it with `load_lexicon`."""
 
     def __init__(self, nouns: NounTable, sections: dict[str, list[tuple[str, list[str]]]], closed: dict) -> None:
         self.nouns = nouns
@@ -61,7 +61,7 @@ class Lexicon:
         self._cache: dict[str, tuple[Reading, ...]] = {}
 
     def readings(self, word: str) -> tuple[Reading, ...]:
-        """All readings of a word in lower case, at least one. Numbers, marks and unknown words have theirs as well."""
+        """All readings of a lower-case word: at least one, also for numbers, punctuation marks and unknown words."""
         found = self._cache.get(word)
         if found is None:
             if len(self._cache) >= MAX_CACHED:
@@ -70,7 +70,7 @@ class Lexicon:
         return found
 
     def knows(self, word: str) -> bool:
-        """Whether a lower-case word is, or inflects, an English word that is more than a name."""
+        """Whether a lower-case word is an English word, or a form of one, that is not only a name."""
         if word in self._closed or self._open_class(word):
             return True
         *first, last = _HYPHEN.split(word)
@@ -88,7 +88,7 @@ class Lexicon:
         return tuple(sorted(best.values(), key=lambda r: r.cost))
 
     def _open_class(self, word: str) -> list[Reading]:
-        """Readings from WordNet: the word itself, and each word that it inflects. Empty when there are none."""
+        """Readings from WordNet: of the word itself, and of each word of which it is a form. Can be empty."""
         found: list[tuple[str, float, str]] = []  # tag, weight, lemma
         n, v, a, r = self._counts.get(word, (None,) * 4)
         if word in self.only_names:
@@ -139,7 +139,7 @@ class Lexicon:
         return [] if base is None else [(tag, max(self._counts.get(base, (None, None, 1.0))[A] or 1.0, 1.0), base)]
 
     def _hyphenated(self, word: str) -> list[Reading]:
-        """A compound that is missing in WordNet: 2-ton, blue-eyed, multi-storey are adjectives, cat-lover is not."""
+        """Readings of a compound outside WordNet: 2-ton, blue-eyed, multi-storey are adjectives, cat-lover is not."""
         *first, last = _HYPHEN.split(word)
         if not first or not last:
             return []
@@ -163,7 +163,7 @@ def _weights(bits: str) -> tuple[float | None, ...]:
 
 
 def _verb_bases(word: str) -> list[str]:
-    """Candidates for the base of a regular form, the likeliest first."""
+    """Candidates for the base of a regular form, the most likely first."""
     if word.endswith(("ies", "ied")):
         return [word[:-3] + "y", word[:-1]]
     if word.endswith("s"):
@@ -173,12 +173,12 @@ def _verb_bases(word: str) -> list[str]:
         return []
     if stem[-1] == stem[-2]:
         return [stem, stem[:-1]]
-    # "riding" is of "ride": a short "rid" would have doubled its last letter.
+    # "riding" is a form of "ride": a short "rid" would double its last letter.
     return [stem + "e", stem] if _SHORT.search(stem) else [stem, stem + "e"]
 
 
 def _mark(word: str) -> str | None:
-    """The tag of what is not a word: punctuation, numbers, symbols, letters of another script. None for words."""
+    """The tag of punctuation, numbers, symbols and letters of other scripts; None for words."""
     for table in (_MARKS, _OPENING, _QUOTES):
         if word in table:
             return table[word]
@@ -194,7 +194,7 @@ def _mark(word: str) -> str | None:
 
 
 def _unknown(word: str) -> list[Reading]:
-    """Readings of a word that no table has, by its ending; most unknown words are nouns."""
+    """Readings of an unknown word by its ending; most unknown words are nouns."""
     if not _WORD.fullmatch(word):
         return [Reading("NN", 0.0, word)]
     if word.endswith("ly") and len(word) > 4:

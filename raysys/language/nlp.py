@@ -1,9 +1,9 @@
-"""The spaCy pipelines behind the generality score. The one module that imports spaCy, and only when it is used.
+"""The spaCy pipelines of the generality score. Only this module imports spaCy, and only when it is used.
 
-Two pipelines fill the same attributes (tags, parts of speech, features, lemmas, entities):
+Two pipelines set the same attributes (tags, parts of speech, features, lemmas, entities):
 
     en_core_web_sm   spaCy's small English model, where it is installed
-    rules            raysys's own, always there: a blank English Language with the components
+    rules            raysys's own, always available: a blank English Language with the components
                      raysys_tagger (`tagger`, `features`) and raysys_entities (`entities`)
 """
 
@@ -33,14 +33,14 @@ MODEL = "en_core_web_sm"
 RULES = "rules"
 PIPELINES = ("auto", MODEL, RULES)
 RULES_VERSION = "1"
-"""Increased when the rules or their tables change a tag, so that scores of two versions are told apart."""
+"""Increased when a change of the rules or tables changes a tag, to distinguish scores of different versions."""
 
 
 def load_pipeline(name: str = "auto") -> Language:
-    """A spaCy pipeline for English captions: "en_core_web_sm", "rules", or "auto", the first of them that is
-    installed.
+    """Load a spaCy pipeline for English captions: "en_core_web_sm", "rules", or "auto", which is the first of them that
+    is installed.
 
-    Raises InputError when the named model is not installed or the name is unknown.
+    Raises InputError if the named model is not installed or the name is unknown.
     """
     import spacy
 
@@ -51,23 +51,23 @@ def load_pipeline(name: str = "auto") -> Language:
     if not spacy.util.is_package(MODEL):
         raise InputError(
             f"spaCy's model {MODEL} is not installed",
-            f"python -m spacy download {MODEL}, or use the pipeline {RULES!r} that needs no model",
+            f"run python -m spacy download {MODEL}, or use the pipeline {RULES!r}, which needs no model",
         )
-    # The parser stays: with it, VERB and AUX are told apart better. Lemmas are not used.
+    # The parser is kept, because it improves the distinction of VERB and AUX. Lemmas are not used.
     return spacy.load(MODEL, exclude=["lemmatizer"])
 
 
 def resolve_pipeline(name: str) -> str:
-    """What "auto" means on this machine; any other known name is itself. InputError on an unknown one."""
+    """Resolve "auto" on this machine; return other names unchanged. Raises InputError for an unknown name."""
     if name not in PIPELINES:
-        raise InputError(f"pipeline {name!r} is unknown", f"one of {', '.join(PIPELINES)}")
+        raise InputError(f"pipeline {name!r} is unknown", f"use one of {', '.join(PIPELINES)}")
     import spacy
 
     return name if name != "auto" else MODEL if spacy.util.is_package(MODEL) else RULES
 
 
 def pipeline_name(nlp: Language) -> str:
-    """What a score records about its pipeline: "en_core_web_sm-3.8.0" or "raysys-rules-1"."""
+    """The name of the pipeline in scores: "en_core_web_sm-3.8.0" or "raysys-rules-1"."""
     if nlp.meta["name"] == "raysys-rules":
         return f"raysys-rules-{nlp.meta['version']}"
     return f"{nlp.meta['lang']}_{nlp.meta['name']}-{nlp.meta['version']}"
@@ -75,7 +75,7 @@ def pipeline_name(nlp: Language) -> str:
 
 @cache
 def array_ids() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """spaCy's ids for reading Docs as arrays: (POS, MORPH, ENT_TYPE), and for POS (NUM, VERB, SPACE). All fixed."""
+    """spaCy's fixed ids for reading Docs as arrays: columns (POS, MORPH, ENT_TYPE), POS values (NUM, VERB, SPACE)."""
     from spacy.attrs import ENT_TYPE, MORPH, POS
     from spacy.symbols import NUM, SPACE, VERB
 
@@ -84,9 +84,9 @@ def array_ids() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    """Keep spaCy from importing torch while it is first loaded: nothing here needs it, and it takes seconds.
+    """Prevent spaCy from importing torch when it is first imported: torch is not needed here, and takes seconds.
 
-    For commands that do not use torch at all. Where torch is loaded already, nothing changes.
+    For commands that do not use torch at all. Has no effect if torch is already imported.
     """
     if "torch" in sys.modules:
         yield
@@ -109,7 +109,7 @@ def _rules() -> Language:
 
 @cache
 def _register() -> None:
-    """Make the components known to spaCy under their names."""
+    """Register the components with spaCy."""
     from spacy.language import Language
 
     assigns = ["token.tag", "token.pos", "token.morph", "token.lemma"]
@@ -119,14 +119,14 @@ def _register() -> None:
 
 
 class RuleTagger:
-    """spaCy component: tags, parts of speech, features and lemmas by rules; the analysis stays in `doc.user_data`."""
+    """spaCy component: sets tags, parts of speech, features, lemmas; keeps the analysis in `doc.user_data`."""
 
     def __init__(self, vocab: Vocab) -> None:
         from spacy.attrs import LEMMA, MORPH, POS, TAG
 
         self._attributes = [TAG, POS, MORPH, LEMMA]
         self._strings = vocab.strings
-        # Strings added now are permanent; those added inside a memory zone of spaCy go with it.
+        # Strings added here are permanent; strings added inside a memory zone of spaCy are freed with the zone.
         self._tag_ids = {tag: vocab.strings.add(tag) for tag in features.POS}
         self._pos_ids = {pos: vocab.strings[pos] for pos in {*features.POS.values(), "SCONJ"}}
         self._morph_ids = {morph: vocab.morphology.add(morph) for morph in features.all_morphs()}

@@ -1,9 +1,9 @@
-"""Parts of speech of English captions by rules: the cheapest path through the readings of the words.
+"""Rule-based part-of-speech tagging of English captions: the cheapest path through the readings of the words.
 
-    cost of a path = Σ cost of each reading (`lexicon`) + Σ cost of each tag after the one before (`transitions.txt`)
+    cost of a path = Σ cost of each reading (`lexicon`) + Σ cost of each tag after the previous tag (`transitions.txt`)
 
-All costs were set by hand; nothing is trained. Captions in Title Case are told apart from names by their share of
-capitals. Words are not spaCy's tokens: spaCy cuts "T-shirt" into three tokens, here it is one word.
+All costs were set by hand; nothing is trained. Captions in title case are recognized by their share of capitalized
+words. Words are not spaCy's tokens: "T-shirt" is three tokens in spaCy, but one word here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from raysys.language.lexicon import Lexicon, Reading, data_lines, load_lexicon
 from raysys.language.wordnet import DATA, MAX_CACHED
 
 TITLE_CASE_SHARE = 0.75
-"""Above this share of capitalized words after the first, capitals say nothing about names."""
+"""If the share of capitalized words after the first word is higher, capital letters do not indicate names."""
 TITLE_COSTS = {"VBG": 5.5, "VBZ": 2.0, "VBP": 2.0, "VBD": 2.0, "VB": 2.0, "VBN": 2.0}
-"""Extra cost of a verb with a capital letter in a title: titles are mostly nouns, and -ing words in them names of
+"""Extra cost of a capitalized verb in a title: titles are mostly nouns, and their -ing words are names of
 activities ("Pipe Welding", "Running Shoes")."""
 NAME_COST = 4.0
-"""Cost reading a capitalized word as a name where capitals say little and the word is a common one as well."""
+"""Cost of reading a capitalized word as a name if capitals are no clear evidence and it is also a common word."""
 HYPHENS = frozenset("-‐‑")
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 VERB_TAGS = frozenset({"VB", "VBP", "VBZ", "VBD", "VBG", "VBN"})
@@ -37,12 +37,12 @@ _ALIASES = {
     "Y": (",", ":", "-LRB-", "-RRB-", "``", "''", "SYM", "#", "$"),
     "S": (".",),
 }
-"""Tags that share a row or an entry of `transitions.txt`; an entry of their own goes first."""
+"""Tags that share a row or an entry of `transitions.txt`; a separate entry for a tag has priority."""
 
 
 _COMPOUND_TAGS = frozenset({"JJ", "NN", "NNS", "CD", "RB"})
 _NO_NAME = {"", *HYPHENS}
-"""What follows a capital that is a letter and not the beginning of a name: I, A, T-shirt, X-ray."""
+"""Words after a single capital letter that do not make it the beginning of a name: I, A, T-shirt, X-ray."""
 _KEY = "raysys.analysis"
 
 _FIXED = {"beside": "RB", "hour": "NN"}
@@ -50,7 +50,7 @@ _FIXED = {"beside": "RB", "hour": "NN"}
 
 
 class Word(NamedTuple):
-    """A word of a caption and the tokens it covers."""
+    """A word of a caption, and its range of tokens."""
 
     text: str
     start: int  # index of the first token
@@ -58,7 +58,7 @@ class Word(NamedTuple):
 
 
 def words_of(doc: Any) -> list[Word]:
-    """The words of a spaCy Doc: its tokens, joined over hyphens without blanks; white space is not a word."""
+    """The words of a spaCy Doc: tokens, joined at hyphens without spaces. White space is not a word."""
     texts = [token.text for token in doc]
     if HYPHENS.isdisjoint(texts):
         return [Word(text, i, i + 1) for i, text in enumerate(texts) if not text.isspace()]
@@ -81,7 +81,7 @@ def _joins(left: str, right: str) -> bool:
 
 
 class Analysis(NamedTuple):
-    """The words of a caption, what they were read as, in step, and which of them are nouns for the score."""
+    """The words of a caption, the reading of each word, and the words that the score counts as nouns."""
 
     words: list[Word]
     readings: list[Reading]
@@ -89,7 +89,7 @@ class Analysis(NamedTuple):
 
 
 class Tagger:
-    """Tags words; keeps what it has read about a word for the next caption."""
+    """Tags words, and caches the readings of words."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
@@ -97,13 +97,13 @@ class Tagger:
         self._candidates: dict[tuple[str, str], tuple[Reading, ...]] = {}
 
     def tag(self, words: Sequence[str]) -> list[Reading]:
-        """One reading for each word."""
+        """The reading of each word."""
         if not words:
             return []
         return self._cheapest([self._readings(*item) for item in self._in_context(words)])
 
     def _in_context(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """(word, place), place being what else decides how it is read: start, inside, name, title or one of _FIXED."""
+        """(word, place) of each word. The place affects its reading: start, inside, name, title or one of _FIXED."""
         title = is_title_case(words)
         context = []
         place = "start"
@@ -121,7 +121,7 @@ class Tagger:
         return context
 
     def _begins_name(self, word: str) -> bool:
-        """Golden Gate: the first word before a capitalized one belongs to the name, unless it is a small word."""
+        """Whether the first word, before a capitalized one, begins a name (Golden Gate): not a function word."""
         return self.lexicon.readings(word.lower())[0].tag in ("NN", "NNS", "JJ", "VBG")
 
     def _readings(self, word: str, place: str) -> tuple[Reading, ...]:
@@ -155,7 +155,7 @@ class Tagger:
         return readings
 
     def _cheapest(self, columns: list[tuple[Reading, ...]]) -> list[Reading]:
-        """The path of lowest cost through the columns (Viterbi), from the start of a sentence to its end."""
+        """The path of lowest cost through the columns (Viterbi), from the start to the end of the sentence."""
         paths: list[tuple[float, str, tuple | None, Reading | None]] = [(0.0, "S", None, None)]
         for column in columns:
             extended = []
@@ -188,7 +188,7 @@ def is_title_case(words: Sequence[str]) -> bool:
 
 @cache
 def transitions() -> dict[str, dict[str, float]]:
-    """Cost of a tag after another, as [right][left], for all pairs."""
+    """[right][left] → cost of tag `right` after tag `left`, for all pairs."""
     rows = {}
     for left, *pairs in data_lines(DATA / "transitions.txt"):
         rows[left] = {right: float(cost) for right, cost in zip(pairs[::2], pairs[1::2], strict=True)}
@@ -211,7 +211,7 @@ def load_tagger() -> Tagger:
 
 
 def analysis_of(doc: Any) -> Analysis:
-    """What the rules make of a spaCy Doc, whatever pipeline made it; worked out once and kept in its user data."""
+    """The rule-based analysis of a spaCy Doc from any pipeline, computed once and cached in its user data."""
     found = doc.user_data.get(_KEY)
     if found is None:
         words = words_of(doc)
@@ -223,8 +223,8 @@ def analysis_of(doc: Any) -> Analysis:
 def nouns_of(words: Sequence[Word], readings: Sequence[Reading]) -> list[str]:
     """Common and proper nouns, and the capitalized verbs inside a caption.
 
-    The paper finds verbs with spaCy and nouns with a second tagger, for which a capital makes a name of anything: in
-    its own example "… Welding Stands for …" the stands are a verb and a noun. Hence the capitalized verbs.
+    The paper finds verbs with spaCy, and nouns with a second tagger that reads capitalized words as names: in its
+    example "… Welding Stands for …", "Stands" counts as a verb and as a noun. Therefore capitalized verbs are included.
     """
     return [
         word.text
@@ -234,7 +234,7 @@ def nouns_of(words: Sequence[Word], readings: Sequence[Reading]) -> list[str]:
 
 
 def compound_parts(tokens: Sequence[str], reading: Reading) -> list[Reading]:
-    """A reading for each token of a hyphenated word: heavy JJ - HYPH duty NN. None of them is a verb."""
+    """A reading for each token of a hyphenated word (heavy JJ - HYPH duty NN), none of which is a verb."""
     lexicon = load_lexicon()
     parts = []
     for text in tokens:

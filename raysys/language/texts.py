@@ -1,13 +1,13 @@
-"""Read captions from a file, standard input or a raysys table, one by one.
+"""Read captions from a file, standard input or a raysys table.
 
-    .txt             a caption a line
-    .jsonl .ndjson   an object a line, with the column `caption` or `text`
+    .txt             one caption per line
+    .jsonl .ndjson   one object per line, with the column `caption` or `text`
     .csv .tsv        with a header that has one of these columns
     .parquet         the same
-    -                standard input: lines, or JSON objects where the first line begins with {
+    -                standard input: lines, or JSON objects if the first line begins with {
     a raysys table   its kept rows
 
-Rows with a column `language` count only when it says English: the generality score is about English.
+If there is a column `language`, only English rows are read, because the generality score is defined for English.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from raysys.tables.plan import TABLE
 from raysys.tables.store import Store
 
 COLUMNS = ("caption", "text")
-"""Where captions are looked for, unless a column is named."""
+"""Columns that are searched for captions, unless a column is given."""
 LANGUAGE = "language"
 STDIN = "-"
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_FIELD = 2**31 - 1
-"""Characters of a CSV field; Python's own limit of 131,072 would end a file at a long caption."""
+"""Maximum length of a CSV field; with Python's default of 131,072, a long caption would raise an error."""
 
 
 class Texts:
-    """A source of captions; iterate it once. The counts are complete when it has been read to its end."""
+    """An iterable of captions that can be iterated once. The counts are complete at the end of the iteration."""
 
     def __init__(self, source: str, column: str | None = None) -> None:
-        """Raises InputError when there is nothing at `source`, its type is unknown or the column is missing."""
+        """Raises InputError if `source` does not exist, its type is unknown or the column is missing."""
         self.source, self.column = source, column
         self.total: int | None = None
-        """The number of rows, where the source states it in advance."""
+        """The number of rows, if it is known in advance."""
         self.n_other_language = 0
         self.n_without_text = 0
         self._texts = self._open()
@@ -63,7 +63,7 @@ class Texts:
             raise InputError(f"{path} does not exist", "give a file of captions or a raysys table")
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
-            raise InputError(f"{path}: unknown kind of file", f"one of {' '.join(SUFFIXES)}, a raysys table or -")
+            raise InputError(f"{path}: unknown kind of file", f"give one of {' '.join(SUFFIXES)}, a raysys table or -")
         if suffix == ".parquet":
             return self._parquet(path)
         if suffix == ".txt":
@@ -75,7 +75,7 @@ class Texts:
 
     def _refuse_column(self, what: str) -> None:
         if self.column is not None:
-            raise InputError(f"{what} has no columns, but --column {self.column} was given", "leave it out")
+            raise InputError(f"{what} has no columns, but --column {self.column} was given", "remove --column")
 
     def _stdin(self) -> Iterator[str]:
         lines = _decoded(sys.stdin.buffer, "standard input")
@@ -90,8 +90,7 @@ class Texts:
         return (stripped for line in lines if (stripped := line.strip()))
 
     def _of_rows(self, rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
-        """Captions of dict-like rows. The column is chosen from the first row at once, so that a mistake shows before
-        any work."""
+        """Captions of dict-like rows. The column is chosen at once, so that a mistake is reported before any work."""
         first = next(rows, None)
         if first is None:
             return iter(())
@@ -107,14 +106,14 @@ class Texts:
         raise InputError(f"{self.source} has no column {wanted}; its columns: {', '.join(map(str, names))}", fix)
 
     def _wanted(self, pairs: Iterator[tuple[Any, Any]]) -> Iterator[str]:
-        """The texts among (text, language): English or of no stated language, and with something in them."""
+        """The non-empty texts among (text, language) that are English or have no language."""
         for text, language in pairs:
             if isinstance(language, str) and language and language.lower().split("-")[0] != "en":
                 self.n_other_language += 1
             elif not isinstance(text, str) or not text.strip():
                 self.n_without_text += 1
             else:
-                # JSON can hold halves of surrogate pairs, which no encoding can write.
+                # JSON can contain unpaired surrogates, which cannot be encoded.
                 yield text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
     def _parquet(self, path: Path) -> Iterator[str]:
@@ -150,7 +149,7 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 
 def _decoded(lines: Iterator[bytes], name: str) -> Iterator[str]:
-    """Lines as text; a byte order mark is dropped."""
+    """Decode lines as UTF-8 without a byte order mark."""
     for number, line in enumerate(lines, 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -165,9 +164,9 @@ def _json_rows(lines: Iterator[str], name: str) -> Iterator[Mapping[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as exc:
-            raise InputError(f"{name}, line {number} is not JSON: {exc}", "one JSON object per line") from exc
+            raise InputError(f"{name}, line {number} is not JSON: {exc}", "write one JSON object per line") from exc
         if not isinstance(row, dict):
-            raise InputError(f"{name}, line {number} is not a JSON object", 'a line is like {"caption": "a dog"}')
+            raise InputError(f"{name}, line {number} is not a JSON object", 'write lines like {"caption": "a dog"}')
         yield row
 
 

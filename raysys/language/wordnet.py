@@ -1,7 +1,7 @@
-"""What WordNet 3.0 says about nouns, as a table: word → (direct hyponyms, minimum depth) of its first noun synset.
+"""Table of WordNet 3.0 nouns: word → (number of direct hyponyms, minimum depth) of its first noun synset.
 
-The table is shipped, with WordNet's license beside it; `wordnet_build` made it. Phrases ("ice cream") are not in it:
-the score looks words up, one at a time.
+The table is shipped with WordNet's license, and was built by `wordnet_build`. It has no phrases ("ice cream"), because
+the score looks up single words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DATA = Path(__file__).resolve().parent / "data"
 NOUNS_FILE = "wordnet_nouns.txt.xz"
 
 MEAN_HYPONYMS = 75_850 / 30_000
-"""A, the global average of hyponyms: all direct hyponyms of WordNet 3.0 over the paper's lexicon of 30,000 words."""
+"""A, the global average of hyponyms: all direct hyponyms of WordNet 3.0 / the paper's lexicon of 30,000 words."""
 MEAN_MIN_DEPTH = 7.955148
 """D, the global average depth: the mean minimum depth of all 82,115 noun synsets of WordNet 3.0."""
 
@@ -30,26 +30,26 @@ ENDINGS = (
     ("men", "man"),
     ("ies", "y"),
 )
-"""WordNet's rules from a plural to a singular, in its order (morphy(7WN), plus -ves as in later releases)."""
+"""WordNet's rules from plural to singular, in its order (morphy(7WN), and -ves as in later releases)."""
 
 Numbers = tuple[int, int]
 """(direct hyponyms, minimum depth)."""
 
 MAX_CACHED = 30_000
-"""Inflected words that are cached; a full cache is emptied, so that its memory is bounded."""
+"""Maximum number of cached inflected words; a full cache is emptied."""
 
 
 class NounTable:
-    """The first noun synset of every word, by numbers.
+    """The numbers of the first noun synset of every word.
 
-    Words are looked up as WordNet does: as written, then as an irregular plural, then by the rules of `ENDINGS`. So
-    "glasses" are spectacles and not several glasses, whatever lemma a tagger would give it.
+    Words are looked up as in WordNet: as written, then as an irregular plural, then by the rules `ENDINGS`. So
+    "glasses" means spectacles and is not the plural of "glass", independent of the lemma from a tagger.
     """
 
     def __init__(self, lemmas: dict[str, Numbers], irregular: dict[str, Numbers | None]) -> None:
-        """`lemmas` and `irregular` plurals in lower case → their numbers; None = no plural, whatever rules say."""
+        """Lower-case lemmas and irregular plurals → their numbers; None = not a plural, even if a rule matches."""
         self._lemmas = lemmas
-        # Rules lead to lemmas only, so the irregular plurals stay apart; asked first, both cost one look.
+        # Rules give only lemmas, so irregular plurals are kept separately; one lookup in `_direct` finds both.
         self._direct = irregular | lemmas
         self._regular: dict[str, Numbers | None] = {}
 
@@ -57,11 +57,11 @@ class NounTable:
         return len(self._lemmas)
 
     def __contains__(self, lemma: str) -> bool:
-        """Whether WordNet has the lower-case word itself; plurals are not tried."""
+        """Whether the lower-case word itself is in WordNet; plurals are not tried."""
         return lemma in self._lemmas
 
     def get(self, word: str) -> Numbers | None:
-        """(direct hyponyms, minimum depth) of the first noun synset; None when WordNet has no such noun."""
+        """(direct hyponyms, minimum depth) of the first noun synset; None if the word is not a noun in WordNet."""
         word = word.lower()
         if word in self._direct:
             return self._direct[word]
@@ -74,11 +74,11 @@ class NounTable:
         return found
 
     def totals(self, words: Iterable[str]) -> tuple[int, int, int]:
-        """(words that WordNet has as nouns, sum of their direct hyponyms, sum of their minimum depths)."""
+        """(number of words that are nouns in WordNet, sum of their direct hyponyms, sum of their minimum depths)."""
         n = hyponyms = depth = 0
         direct = self._direct
         for word in words:
-            # Most nouns are singular and small: found without a call.
+            # Most nouns are lower-case singulars, which this lookup finds without a call.
             if numbers := direct.get(word) or self.get(word):
                 n += 1
                 hyponyms += numbers[0]
@@ -86,7 +86,7 @@ class NounTable:
         return n, hyponyms, depth
 
     def base_of(self, word: str) -> str | None:
-        """The lemma of a lower-case regular plural: the rules are applied until one leads to a lemma."""
+        """The lemma of a lower-case regular plural: rules are applied until one gives a lemma."""
         forms = _shorter([word])
         while forms:
             for form in forms:
@@ -102,7 +102,7 @@ def _shorter(forms: list[str]) -> list[str]:
 
 @cache
 def load_nouns(path: Path = DATA / NOUNS_FILE) -> NounTable:
-    """The shipped table. Lines are `hyponyms depth lemma lemma … | irregular plurals …`; `-` = no noun."""
+    """Load the shipped table. Lines are `hyponyms depth lemma lemma … | irregular plurals …`; `-` = no noun."""
     lemmas: dict[str, Numbers] = {}
     irregular: dict[str, Numbers | None] = {}
     with lzma.open(path, "rt", encoding="utf-8") as lines:

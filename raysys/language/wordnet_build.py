@@ -1,10 +1,10 @@
 """Build the shipped word tables from WordNet 3.0: `python -m raysys.language.wordnet_build /usr/share/wordnet OUT`.
 
-The input is the folder of Debian's package `wordnet-base`; it is needed for building only. Written are
+The input is the folder of Debian's package `wordnet-base`, which is needed only for building. It writes
 
-    wordnet_nouns.txt.xz    per line: direct hyponyms, minimum depth, the words with these numbers, irregular plurals
-    wordnet_words.txt.xz    what the rule tagger knows: frequencies of the parts of speech, names, irregular forms
-    LICENSE.wordnet.txt     WordNet's license, which the two tables keep
+    wordnet_nouns.txt.xz    per line: direct hyponyms, minimum depth, words with these numbers, irregular plurals
+    wordnet_words.txt.xz    data of the rule tagger: frequencies of parts of speech, names, irregular forms
+    LICENSE.wordnet.txt     WordNet's license, which applies to the two tables
 
 The same input gives the same bytes. File formats of WordNet: wndb(5WN), cntlist(5WN), morphy(7WN).
 """
@@ -27,11 +27,11 @@ WORDS_FILE = "wordnet_words.txt.xz"
 LICENSE_FILE = "LICENSE.wordnet.txt"
 
 N_SYNSETS = 82_115
-"""Noun synsets of WordNet 3.0: another count means another release, whose scores could not be compared."""
+"""Number of noun synsets of WordNet 3.0. Another number means another release, whose scores are not comparable."""
 LEXICON_WORDS = 30_000
-"""The paper's "lexicon of 30k words" behind the global average of hyponyms."""
+"""The paper's "lexicon of 30k words", the denominator of the global average of hyponyms."""
 MAX_BITS = 9
-"""Frequencies are kept as bits, ceil(log2(count + 1)): a tagger needs their magnitude only."""
+"""Frequencies are stored as ceil(log2(count + 1)), because a tagger needs only their magnitude."""
 
 POS_OF_SENSE_TYPE = {"1": 0, "2": 1, "3": 2, "4": 3, "5": 2}  # n v a r; 5 = satellite adjective
 NAME_LABELS = {14: "ORG", 15: "GPE", 18: "PERSON", 28: "DATE"}
@@ -50,15 +50,15 @@ class Synset:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a WordNet file; the license at its head, whose lines begin with blanks, is left out."""
+    """The lines of a WordNet file without the license at the top, whose lines begin with spaces."""
     if not path.is_file():
-        raise InputError(f"no file {path}", "give the folder of WordNet 3.0, for example /usr/share/wordnet of Debian")
+        raise InputError(f"no file {path}", "give the folder of WordNet 3.0, for example /usr/share/wordnet on Debian")
     with path.open(encoding="latin-1") as lines:
         yield from (line for line in lines if not line.startswith(" "))
 
 
 def read_synsets(folder: Path) -> dict[str, Synset]:
-    """data.noun as offset → Synset. `~` is a hyponym, `@` a hypernym, `@i` the class of an instance."""
+    """Read data.noun as offset → Synset. `~` is a hyponym, `@` a hypernym, `@i` the class of an instance."""
     synsets = {}
     for line in lines_of(folder / "data.noun"):
         fields = line.partition(" | ")[0].split()
@@ -76,17 +76,17 @@ def read_synsets(folder: Path) -> dict[str, Synset]:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """An index file as lemma → offset of its first synset, the most frequent sense; phrases have `_` for blanks."""
+    """Read an index file as lemma → offset of the first synset, the most frequent sense. Phrases contain `_`."""
     return {fields[0]: fields[-int(fields[2])] for fields in map(str.split, lines_of(path))}
 
 
 def read_exceptions(path: Path) -> dict[str, list[str]]:
-    """noun.exc and its kind: an irregular form → its base forms. Single words only."""
+    """Read a .exc file as irregular form → base forms, single words only."""
     return {form: bases for form, *bases in map(str.split, lines_of(path)) if "_" not in form}
 
 
 def min_depths(synsets: dict[str, Synset]) -> dict[str, int]:
-    """Steps from each synset up to the root `entity`, by the shortest way; the root has depth 0."""
+    """The length of the shortest path from each synset to the root `entity`, which has depth 0."""
 
     @cache
     def depth(offset: str) -> int:
@@ -96,7 +96,7 @@ def min_depths(synsets: dict[str, Synset]) -> dict[str, int]:
 
 
 def check_release(folder: Path, synsets: dict[str, Synset], depths: dict[str, int]) -> None:
-    """Raise InputError unless this WordNet gives the constants of the score."""
+    """Raise InputError if this WordNet does not give the constants of the score."""
     n_hyponyms = sum(s.n_hyponyms for s in synsets.values())
     mean_depth = sum(depths.values()) / len(depths)
     found = (len(synsets), n_hyponyms / LEXICON_WORDS, round(mean_depth, 6))
@@ -109,10 +109,10 @@ def check_release(folder: Path, synsets: dict[str, Synset], depths: dict[str, in
 
 
 def noun_lines(folder: Path, synsets: dict[str, Synset], depths: dict[str, int]) -> list[str]:
-    """The lines of the noun table: lemmas, then after a `|` the irregular plurals of some of them.
+    """The lines of the noun table: lemmas, and after a `|` the irregular plurals of some of them.
 
-    Last comes `- - | …`: exceptions whose singular WordNet does not have. Rules are not tried on them: "his" is not
-    several "hi".
+    The last line, `- - | …`, contains exceptions whose singular is not in WordNet. Rules are not applied to them: "his"
+    is not the plural of "hi".
     """
     first = read_index(folder / "index.noun")
     groups: dict[tuple[int, int], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
@@ -136,13 +136,13 @@ def noun_lines(folder: Path, synsets: dict[str, Synset], depths: dict[str, int])
 
 
 def word_lines(folder: Path, synsets: dict[str, Synset]) -> list[str]:
-    """The lines of the tagger's table: `count n v a r`, `name LABEL`, `only LABEL` and `form POS`, each with words."""
+    """The lines of the tagger's table: `count n v a r`, `name LABEL`, `only LABEL`, `form POS`, each with its words."""
     indexes = [_single_words(folder / f"index.{pos}") for pos in ("noun", "verb", "adj", "adv")]
     forms = {
         pos: read_exceptions(folder / f"{name}.exc") for pos, name in zip("nva", ("noun", "verb", "adj"), strict=True)
     }
     counts = read_counts(folder / "cntlist.rev")
-    # A noun needs its frequency only where it competes: with a verb, or as a word that looks like a verb's form.
+    # The frequency of a noun is needed only if it competes with a verb or looks like the form of a verb.
     competing = {w for w in indexes[0] if w.endswith(("ing", "ed")) or w in forms["v"]}
     groups = defaultdict(list)
     for word in indexes[1] | indexes[2] | indexes[3] | competing:
@@ -159,7 +159,7 @@ def word_lines(folder: Path, synsets: dict[str, Synset]) -> list[str]:
 
 
 def read_counts(path: Path) -> Counter[tuple[str, int]]:
-    """How often each word was seen in WordNet's sense-tagged texts as noun 0, verb 1, adjective 2 and adverb 3."""
+    """(word, part of speech) → frequency in WordNet's sense-tagged texts; 0 noun, 1 verb, 2 adjective, 3 adverb."""
     counts: Counter[tuple[str, int]] = Counter()
     for line in lines_of(path):
         key, _, count = line.split()
@@ -169,7 +169,7 @@ def read_counts(path: Path) -> Counter[tuple[str, int]]:
 
 
 def names_of(folder: Path, synsets: dict[str, Synset]) -> Iterator[tuple[str, bool, str]]:
-    """(label, the word is never written small, word) of the single words that are names; the first sense decides."""
+    """(label, whether the word is always capitalized, word) of single words whose first sense is a name."""
     labels: dict[str, str] = {}
     small = set()
     for synset in synsets.values():
@@ -193,7 +193,7 @@ def names_of(folder: Path, synsets: dict[str, Synset]) -> Iterator[tuple[str, bo
 
 
 def license_of(folder: Path) -> str:
-    """WordNet's license: the head of data.noun, without its line numbers."""
+    """WordNet's license: the top of data.noun, without line numbers."""
     with (folder / "data.noun").open(encoding="latin-1") as lines:
         head = [line.strip().partition(" ")[2].strip() for line in lines if line.startswith("  ")]
     return "\n".join(head).strip() + "\n"
@@ -212,7 +212,7 @@ def build(folder: Path, out: Path) -> None:
 
 
 def compressed(lines: Iterable[str]) -> bytes:
-    """Lines as an .xz file. No time stamp goes in, so equal lines are equal bytes."""
+    """Compress lines as an .xz file. It contains no time stamp, so equal lines give equal bytes."""
     text = "".join(f"{line}\n" for line in lines)
     return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 

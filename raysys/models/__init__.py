@@ -1,1 +1,1 @@
-"""Model families and their parts, and where the shipped ones lie. Loaded from local folders, safetensors only."""
+"""Model families and their parts, loaded from local folders in safetensors format only."""

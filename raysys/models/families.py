@@ -1,6 +1,6 @@
-"""The model families by name. A family's modules are imported when it is asked for.
+"""The model families by name. The modules of a family are imported when it is first used.
 
-A new family is a folder beside `models/sd/` with the same file names, and a line in each of the tables below.
+To add a family, add a folder next to `models/sd/` with the same file names, and an entry in each table below.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from raysys.models.loading import PIPELINE_INDEX
 from raysys.models.sd.config import SdDenoiserConfig
 
 FAMILIES = {"sd": "raysys.models.sd.family"}
-"""Family name → the module whose FAMILY it is."""
+"""Family name → module with the attribute FAMILY."""
 
 PIPELINE_CLASSES = {"StableDiffusionPipeline": "sd"}
 """`_class_name` in a saved pipeline's model_index.json → family name."""
 
 DenoiserConfig = SdDenoiserConfig
-"""The shape of a new denoiser; its field `family` says of which family. A union of all families' configs."""
+"""The shape of a new denoiser: a union of the configs of all families, selected by the field `family`."""
 
 
 def _known(name: str) -> str:
@@ -38,24 +38,31 @@ FamilyName = Annotated[str, AfterValidator(_known)]
 
 
 def family(name: str) -> Family:
-    """The loaders of the family `name`. InputError: there is no such family."""
+    """The loaders of the family `name`. Raises InputError if the name is unknown."""
     if name not in FAMILIES:
         raise InputError(f"model family {name!r} is not known", f"use one of {', '.join(FAMILIES)}")
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 
 def family_of(folder: str | Path) -> Family:
-    """The family of a saved pipeline, by the pipeline class that its model_index.json names."""
+    """The family of a saved pipeline, determined by the pipeline class in its model_index.json.
+
+    Raises InputError if `folder` is not a pipeline of a known family.
+    """
     index = Path(folder) / PIPELINE_INDEX
     if not index.is_file():
-        raise InputError(f"{folder} is not a pipeline folder: {PIPELINE_INDEX} is missing", "name a saved pipeline")
+        raise InputError(
+            f"{folder} is not a pipeline folder: {PIPELINE_INDEX} is missing", "give the folder of a saved pipeline"
+        )
     try:
         class_name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
         raise InputError(f"{index} is not a JSON object", "save the pipeline again") from None
     if class_name not in PIPELINE_CLASSES:
         known = ", ".join(PIPELINE_CLASSES)
-        raise InputError(f"{folder} holds a {class_name}, which no model family loads", f"known pipelines: {known}")
+        raise InputError(
+            f"{folder} contains a {class_name}, which no model family supports", f"supported pipelines: {known}"
+        )
     return family(PIPELINE_CLASSES[class_name])
 
 

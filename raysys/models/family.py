@@ -1,10 +1,10 @@
-"""What a text-to-image model is to the rest of raysys: Conditioning, TextEncoder, Autoencoder, Denoiser, Family.
+"""The interface of text-to-image models: Conditioning, TextEncoder, Autoencoder, Denoiser, Pipeline, Family.
 
 captions ─ TextEncoder.encode ─▶ Conditioning ─┐
 pixels ─ Autoencoder.encode ─▶ latents ─────────┴▶ Denoiser.predict ─▶ latents ─ Autoencoder.decode ─▶ pixels
 
-Everything outside a family's own folder (`models/sd/`, …) speaks these types only, so that another architecture
-(another denoiser, a decoder-only language model as text encoder) is one more folder with the same file names.
+Code outside the folder of a family (`models/sd/`, …) uses only these types, so that another architecture (another
+denoiser, or a decoder-only language model as text encoder) needs only another folder with the same file names.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import torch
 from raysys.models.schedule import NoiseScheduleConfig
 from raysys.rows import StatesDtype
 
-if TYPE_CHECKING:  # seconds, and whoever checks a configuration needs none of it
+if TYPE_CHECKING:  # takes seconds, and checking a configuration does not need it
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""The precisions of models, as configurations name them."""
+"""Precision in configurations → torch dtype."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What conditions a denoiser on B captions.
+    """The text condition of a denoiser for B captions.
 
     states: float [B, T, D], the text encoder's hidden states.
     mask: bool [B, T], True where a state belongs to the caption; None = the denoiser attends to all T (Stable
@@ -45,7 +45,7 @@ class Conditioning:
         return self.states.shape[0]
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
-        """`function` applied to every tensor: a slice, an expansion, a move."""
+        """Apply `function` to every tensor."""
         mask = None if self.mask is None else function(self.mask)
         return Conditioning(function(self.states), mask, {name: function(x) for name, x in self.extra.items()})
 
@@ -53,16 +53,16 @@ class Conditioning:
         return self.map(lambda x: x[index])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        """On `device`; floating-point tensors as `dtype`."""
+        """Move to `device`, and convert floating-point tensors to `dtype`."""
         return self.map(lambda x: x.to(device, dtype) if x.is_floating_point() else x.to(device))
 
     def expand(self, batch: int) -> Conditioning:
-        """The conditioning of one caption for `batch` samples."""
+        """Expand the conditioning of one caption to `batch` samples."""
         return self.map(lambda x: x.expand(batch, *x.shape[1:]))
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The samples of all parts, in order. Shorter ones are padded to the longest T and masked there."""
+        """Concatenate along the batch dimension. Shorter parts are padded to the longest T and masked there."""
         length = max(part.states.shape[1] for part in parts)
         parts = [part.padded(length) for part in parts]
         masked = any(part.mask is not None for part in parts)
@@ -75,14 +75,14 @@ class Conditioning:
 
     @staticmethod
     def stack(states: Sequence[np.ndarray]) -> Conditioning:
-        """One caption per array [T, D], as float32. Shorter ones are padded to the longest T and masked there."""
+        """Stack one array [T, D] per caption, as float32. Shorter ones are padded to the longest T and masked there."""
         tensors = [torch.from_numpy(array.astype(np.float32)) for array in states]
         if len({len(x) for x in tensors}) == 1:
             return Conditioning(torch.stack(tensors))
         return Conditioning.cat([Conditioning(x[None]) for x in tensors])
 
     def padded(self, length: int) -> Conditioning:
-        """Padded with zero states to T = `length`; the padding is masked, so a mask appears where there was none."""
+        """Pad with zero states to T = `length`. The padding is masked, so a padded result always has a mask."""
         missing = length - self.states.shape[1]
         if missing == 0:
             return self
@@ -92,7 +92,7 @@ class Conditioning:
 
     @staticmethod
     def where(condition: torch.Tensor, a: Conditioning, b: Conditioning) -> Conditioning:
-        """Sample by sample: `a` where `condition` (bool [B]) holds, else `b`; either may hold one sample for all."""
+        """For each sample, `a` if `condition` (bool [B]) is True, else `b`; a single sample is expanded to B."""
         batch = len(condition)
         both = Conditioning.cat([a.expand(batch), b.expand(batch)])
         index = torch.arange(batch, device=condition.device) + torch.where(condition, 0, batch)
@@ -101,11 +101,11 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class EncodedCaptions:
-    """What a text encoder made of N captions, on the CPU."""
+    """The output of a text encoder for N captions, on the CPU."""
 
     conditioning: Conditioning
     n_tokens: list[int]
-    """Of each caption, special tokens included, before padding and truncation. Above max_length its end is lost."""
+    """Per caption, with special tokens, before padding and truncation. Captions above max_length were truncated."""
 
 
 class TextEncoder(Protocol):
@@ -113,12 +113,12 @@ class TextEncoder(Protocol):
 
     tokenizer: Any
     max_length: int
-    """T: the tokens a caption is cut at."""
+    """T: the number of tokens to which captions are truncated."""
     states_dtype: StatesDtype
-    """The type that states are stored in: float16 where their range allows it, else bfloat16 or float32."""
+    """The type in which states are stored: float16 if their range allows it, else bfloat16 or float32."""
 
     def encode(self, captions: Sequence[str]) -> EncodedCaptions:
-        """Hidden states of captions, float32 on the CPU. No mask: the denoiser attends to the padding too."""
+        """Hidden states float32 [N, T, D], on the CPU. The mask is None if the denoiser attends to the padding, too."""
 
 
 class Autoencoder(Protocol):
@@ -126,31 +126,31 @@ class Autoencoder(Protocol):
 
     latent_channels: int
     downscale: int
-    """Image pixels per latent pixel along one side."""
+    """f: image pixels per latent pixel along one side."""
 
     def encode(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """[N, 3, H, W] in [−1, 1] → scaled latents float32 [N, C, H/f, W/f]; `noise` samples the posterior."""
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Scaled latents [N, C, h, w] → uint8 images [N, h·f, w·f, 3]. NaN latents are the caller's to catch."""
+        """Scaled latents [N, C, h, w] → uint8 images [N, h·f, w·f, 3]. The caller must check for NaN latents."""
 
 
 class Denoiser(torch.nn.Module):
-    """The trained part. `forward` is the prediction, so that DDP and FSDP2, which hook the call, see it.
+    """The trained part. The prediction is `forward`, because DDP and FSDP2 hook this call.
 
-    Subclasses wrap the architecture's own module; their `state_dict` is that module's, with its prefix.
+    Subclasses wrap the module of the architecture; `state_dict` has the keys of that module with a prefix.
     """
 
     noise_scheduler: SchedulerMixin
     """The training schedule: alphas_cumprod, prediction_type."""
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """Noisy latents [B, C, h, w] at `timesteps` int64 [B] → the prediction [B, C, h, w] (ε or v)."""
+        """Predict ε or v [B, C, h, w] from noisy latents [B, C, h, w] at `timesteps` (int64 [B])."""
         raise NotImplementedError
 
     @property
     def latents_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) that the model was trained at; others are possible where the architecture allows."""
+        """(C, h, w) at which the model was trained; other sizes work if the architecture allows them."""
         raise NotImplementedError
 
     @property
@@ -168,18 +168,18 @@ class Denoiser(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """The dtype of the weights."""
         return next(self.parameters()).dtype
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A complete text-to-image model, in the order in which a prompt meets its parts."""
+    """A complete text-to-image model; the parts are in the order in which they are applied."""
 
     text_encoder: TextEncoder
     denoiser: Denoiser
@@ -189,9 +189,9 @@ class Pipeline:
 class Family(Protocol):
     """The loaders of one architecture.
 
-    A place is `zoo:<member>`, a pipeline folder or the folder of one part. Loaded parts are frozen and in eval mode; a
-    trainer turns gradients on itself. Hashes are of contents, so that a copy elsewhere has the same.
-    InputError: a part is missing or damaged; the message names its folder.
+    A place is `zoo:<member>`, a pipeline folder or the folder of one part. Loaded parts are frozen and in eval mode;
+    trainers must enable gradients. Hashes depend only on contents, so copies have the same hash.
+    All methods raise InputError, which names the folder, if a part is missing or damaged.
     """
 
     name: str
@@ -203,7 +203,7 @@ class Family(Protocol):
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> TextEncoder:
-        """`tokenizer`: a tokenizer folder; None = the one beside the text encoder."""
+        """Load a text encoder. `tokenizer`: a tokenizer folder; None = the one next to the text encoder."""
 
     def text_encoder_hashes(self, place: str | Path, tokenizer: str | Path | None = None) -> dict[str, str]:
         """{"text_encoder_hash", "tokenizer_hash"} of what `load_text_encoder` loads."""
@@ -216,7 +216,7 @@ class Family(Protocol):
         """The hash of what `load_autoencoder` loads."""
 
     def build_denoiser(self, config: Any, noise_schedule: NoiseScheduleConfig, seed: int) -> Denoiser:
-        """A new denoiser, trainable; the same seed gives the same weights."""
+        """Build a new trainable denoiser. The same seed gives the same weights."""
 
     def load_denoiser(
         self,
@@ -225,13 +225,13 @@ class Family(Protocol):
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> Denoiser:
-        """A saved denoiser. `noise_schedule`: in the place of the one saved beside it, or where none is saved."""
+        """Load a saved denoiser. `noise_schedule`: used instead of the saved schedule; needed if none is saved."""
 
     def denoiser_hash(self, place: str | Path) -> str:
         """The hash of the weights that `load_denoiser` loads."""
 
     def save_pipeline(self, folder: str | Path, pipeline: Pipeline) -> Path:
-        """A folder that plain diffusers loads, published as a whole."""
+        """Write a folder that diffusers can load, in one step: complete or not at all. Returns its path."""
 
     def load_pipeline(self, folder: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
-        """The parts of a saved pipeline."""
+        """Load the parts of a saved pipeline."""

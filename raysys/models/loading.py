@@ -1,7 +1,7 @@
-"""Find the parts of saved models, load them, hash what they compute: what the loaders of all families share.
+"""Find, load and hash the parts of saved models, for the loaders of all families.
 
 A place is `zoo:<member>`, a pipeline folder (with model_index.json) or the folder of one part. Only safetensors are
-read: a pickle can run code. Nothing is ever downloaded.
+read, because a pickle can run code. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from raysys.errors import InputError
 from raysys.models import places
 
-if TYPE_CHECKING:  # hashing needs none of it
+if TYPE_CHECKING:  # not needed for hashing
     import torch
 
 M, L = TypeVar("M", bound="torch.nn.Module"), TypeVar("L")
@@ -25,17 +25,20 @@ M, L = TypeVar("M", bound="torch.nn.Module"), TypeVar("L")
 PIPELINE_INDEX = "model_index.json"
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 _VOLATILE_KEYS = ("_diffusers_version", "_name_or_path", "transformers_version", "_transformers_version")
-"""Config keys that say who wrote the file, not what the model is."""
+"""Config keys that describe the origin of the file, not the model."""
 
 
 def part_folder(place: str | Path, part: str) -> Path:
-    """The folder that holds `part` ("vae", "unet", "text_encoder", "tokenizer", "scheduler") at `place`."""
+    """The folder of `part` ("vae", "unet", "text_encoder", "tokenizer", "scheduler") at `place`.
+
+    Raises InputError if it does not exist.
+    """
     if places.is_zoo_name(str(place)):
         return places.path(str(place))
     folder = Path(place)
     if not folder.is_dir():
         raise InputError(
-            f"model folder {folder} does not exist", "give a local folder, or zoo:<member> for a small one"
+            f"model folder {folder} does not exist", "give a local folder, or zoo:<member> for a shipped small model"
         )
     if (folder / PIPELINE_INDEX).is_file():
         folder = folder / part
@@ -45,10 +48,10 @@ def part_folder(place: str | Path, part: str) -> Path:
 
 
 def model_hash(folder: str | Path) -> str:
-    """sha256 (hex) of what a model folder computes: names and contents of weights, configs and vocabularies.
+    """sha256 (hex) of the files that define a model: names and contents of weights, configs and vocabularies.
 
-    Config keys that only record versions or origins are left out, so that a copy written by another release hashes
-    the same. Files with other suffixes (README, images) do not count. InputError when nothing is there to hash.
+    Config keys that record only versions or origins are ignored, so that a copy written by another release has the
+    same hash. Files with other suffixes (README, images) are ignored, too. Raises InputError without weights.
     """
     root = places.path(str(folder)) if places.is_zoo_name(str(folder)) else Path(folder)
     files = sorted(f for f in root.rglob("*") if f.is_file() and f.suffix in _HASHED_SUFFIXES)
@@ -58,9 +61,10 @@ def model_hash(folder: str | Path) -> str:
 
 
 def vocabulary_folder(place: str | Path, part: str, tokenizer: str | Path | None) -> Path:
-    """The folder of `tokenizer`; None = of the tokenizer beside the text encoder `part` at `place`.
+    """The folder of `tokenizer`; if None, of the tokenizer next to the text encoder `part` at `place`.
 
-    Beside means: the same zoo, the same pipeline folder, the same folder, or its sibling `tokenizer`.
+    It is searched in the same zoo, the same pipeline folder, the same folder and the sibling folder `tokenizer`.
+    Raises InputError if there is none.
     """
     if tokenizer is not None:
         return part_folder(tokenizer, "tokenizer")
@@ -68,17 +72,17 @@ def vocabulary_folder(place: str | Path, part: str, tokenizer: str | Path | None
 
 
 def digest_of(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """sha256 (hex) of names and contents of the files below `folder` that have one of `suffixes`."""
+    """sha256 (hex) of names and contents of the files in `folder`, recursively, that have one of `suffixes`."""
     return _digest(folder, sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix in suffixes))
 
 
 def ready(model: M, device: str) -> M:
-    """In eval mode, frozen, on `device`."""
+    """Put the model into eval mode, freeze it and move it to `device`."""
     return model.eval().requires_grad_(False).to(device)
 
 
 def loaded(folder: Path, load: Callable[[], L]) -> L:
-    """`load()`, its complaints about the folder's files turned into one message that names the folder."""
+    """Return `load()`. Its exceptions about files of the folder are raised as one InputError that names the folder."""
     try:
         return load()
     except (OSError, ValueError, KeyError, SafetensorError) as exc:
@@ -109,4 +113,4 @@ def _tokenizer_beside(place: str, folder: Path) -> Path:
     for candidate in (folder, folder.parent / "tokenizer"):
         if any((candidate / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return candidate
-    raise InputError(f"no tokenizer in {folder} or beside it", "name its folder")
+    raise InputError(f"no tokenizer in {folder} or next to it", "give the folder of the tokenizer")

@@ -1,4 +1,4 @@
-"""uint8 images ↔ the pixel values that autoencoders and image encoders read."""
+"""uint8 images ↔ the pixel values that autoencoders and image encoders use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def images_to_pixel_values(images: Sequence[np.ndarray]) -> torch.Tensor:
 def pixel_values_to_images(pixel_values: torch.Tensor) -> np.ndarray:
     """[N, 3, H, W] in [−1, 1] (values outside are clipped) → uint8 [N, H, W, 3].
 
-    Rounds as diffusers' image processor does, so that our images equal a pipeline's.
+    Rounds like the image processor of diffusers, so that the images equal those of a diffusers pipeline.
     """
     unit = (pixel_values.to(torch.float32) * 0.5 + 0.5).clamp(0.0, 1.0)
     return (unit.permute(0, 2, 3, 1).cpu().numpy() * 255.0).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Where the shipped models are: `zoo:<member>` → its folder, after its files were checked.
+"""The shipped models: `zoo:<member>` → the member's folder, after its files were verified.
 
-The members lie in `raysys/zoo/members`. `manifest.json` holds a sha256 per file, so that a damaged download is a clear
-message, not a strange picture.
+The members are in `raysys/zoo/members`. `manifest.json` holds a sha256 per file, so that a damaged file gives a clear
+message instead of wrong images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREFIX = "zoo:"
 
 
 def is_zoo_name(name: str) -> bool:
-    """`zoo:vae` is a member's name, `models/vae` a folder."""
+    """Whether `name` is the name of a member, like `zoo:vae`, and not a folder."""
     return name.startswith(PREFIX)
 
 
@@ -32,9 +32,9 @@ def read_manifest(root: Path = ROOT) -> dict[str, Any]:
 
 
 def path(name: str, root: Path = ROOT) -> Path:
-    """The folder of a member ("vae" or "zoo:vae") after its files were checked against the manifest.
+    """The folder of a member ("vae" or "zoo:vae"), after its files were verified against the manifest.
 
-    Raises InputError on an unknown name and on a missing or damaged file.
+    Raises InputError for an unknown name and for a missing or damaged file.
     """
     member = name.removeprefix(PREFIX)
     members = read_manifest(root)["members"]
@@ -54,6 +54,6 @@ def path(name: str, root: Path = ROOT) -> Path:
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks."""
+    """sha256 (hex) of the bytes of a file, read in blocks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""Noise schedules: from a config or a saved file to the training scheduler (DDPM) and the sampler (DPM-Solver++).
+"""Noise schedules: training schedulers (DDPM) from a config or a saved file, and samplers (DPM-Solver++) from these.
 
-diffusers is imported where a scheduler is made: it takes seconds, and checking a configuration needs none of it.
+diffusers is imported when a scheduler is built: this takes seconds, and checking a configuration does not need it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 class NoiseScheduleConfig(Config):
-    """q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I) with ᾱ_t = Π (1 − β_s) (Ho et al. 2020), and what the model predicts."""
+    """q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I), ᾱ_t = Π_{s≤t} (1 − β_s) (Ho et al. 2020), and the prediction type."""
 
     num_train_timesteps: int = Field(1000, ge=2, description="T, the number of noise levels")
     beta_schedule: Literal["scaled_linear", "linear", "squaredcos_cap_v2"] = Field(
-        "scaled_linear", description="how β runs from beta_start to beta_end; scaled_linear is Stable Diffusion's"
+        "scaled_linear", description="how β grows from beta_start to beta_end; Stable Diffusion uses scaled_linear"
     )
     beta_start: float = Field(0.00085, gt=0, lt=1, description="β of the first step")
     beta_end: float = Field(0.012, gt=0, lt=1, description="β of the last step")
     prediction_type: PredictionType = Field(
-        "epsilon", description="epsilon: the noise; v_prediction: √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022)"
+        "epsilon", description="epsilon = the noise ε; v_prediction = √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022)"
     )
     rescale_betas_zero_snr: bool = Field(
         False,
-        description="rescale β so that the last step holds no signal (Lin et al. 2023, Alg. 1); needs v_prediction",
+        description="rescale β so that the last step contains no signal (Lin et al. 2023, Alg. 1); needs v_prediction",
     )
 
     @model_validator(mode="after")
@@ -46,7 +46,7 @@ class NoiseScheduleConfig(Config):
             raise ValueError(f"beta_start = {self.beta_start} is above beta_end = {self.beta_end}")
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
-                "rescale_betas_zero_snr needs prediction_type v_prediction: at zero SNR ε says nothing of x_0"
+                "rescale_betas_zero_snr needs prediction_type v_prediction: at zero SNR, ε does not determine x_0"
             )
         return self
 
@@ -54,8 +54,8 @@ class NoiseScheduleConfig(Config):
 def build_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
     """The training scheduler: `add_noise`, `get_velocity`, `alphas_cumprod`.
 
-    Latents are not pixels, so predictions are not clipped. Samplers derived from it take `trailing` timesteps: they
-    start at t = T − 1, where training ends; `leading` starts below it and leaves signal (Lin et al. 2023, §3.3).
+    Predictions are not clipped, because latents are not pixels. Samplers built from it use `trailing` timesteps, which
+    start at t = T − 1; `leading` timesteps start at a lower t, where signal remains (Lin et al. 2023, §3.3).
     """
     from diffusers import DDPMScheduler
 
@@ -68,16 +68,17 @@ def build_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
         rescale_betas_zero_snr=config.rescale_betas_zero_snr,
         clip_sample=False,
         timestep_spacing="trailing",
-        steps_offset=1,  # without effect on trailing timesteps; diffusers warns about any other value
+        steps_offset=1,  # has no effect on trailing timesteps; diffusers warns about any other value
     )
 
 
 def load_noise_scheduler(place: str | Path) -> DDPMScheduler:
-    """The training schedule of a saved pipeline, or the one beside the folder of a denoiser, whatever sampler wrote it.
+    """Load the training schedule of a saved pipeline, or the one next to the folder of a denoiser.
 
-    β and prediction type are the file's. The timestep spacing is the file's only where the file states it, else
-    `trailing`: diffusers would fill in `leading`, which starts Stable Diffusion 2.1 at t = 941 instead of 999.
-    InputError: no schedule lies there, or it is damaged.
+    The file may be written by any sampler. β and prediction type are read from it, and the timestep spacing, too, if
+    the file states it. Otherwise it is `trailing`: the default of diffusers, `leading`, starts Stable Diffusion 2.1 at
+    t = 941 instead of 999.
+    Raises InputError if there is no schedule or it is damaged.
     """
     from diffusers import DDPMScheduler
 
@@ -92,14 +93,14 @@ def _scheduler_folder(place: str | Path) -> Path:
     for candidate in (folder, folder.parent / "scheduler"):
         if (candidate / SCHEDULER_CONFIG).is_file():
             return candidate
-    raise InputError(f"no noise schedule in {folder} or beside it", "name a pipeline folder, or give noise_schedule")
+    raise InputError(f"no noise schedule in {folder} or next to it", "give a pipeline folder or noise_schedule")
 
 
 def build_sampler(noise_scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:
-    """A fresh DPM-Solver++ (2M) sampler for the noise schedule of any diffusers scheduler (Lu et al. 2022).
+    """A new DPM-Solver++ (2M) sampler (Lu et al. 2022) for the noise schedule of any diffusers scheduler.
 
-    β, prediction type and timestep spacing are taken over; the solver is always the deterministic second-order
-    multistep one. Fresh per call, because a multistep scheduler carries state from one image to the next.
+    β, prediction type and timestep spacing are copied; the solver is always the deterministic second-order multistep
+    solver. Every call returns a new object, because a multistep scheduler keeps state from one image to the next.
     """
     from diffusers import DPMSolverMultistepScheduler
 

@@ -9,7 +9,7 @@ from raysys.progress import Progress
 from raysys.replication.compare import ProgressFn
 
 SHOWN = ("describe", "search", "background")
-"""First words of the names of stages."""
+"""First words of the names of the stages that are shown."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The embedded image domain: seeded drawn scenes with ground truth, captions by grammar, demo shards (DESIGN §6)."""
+"""Synthetic images: seeded drawn scenes with ground truth, captions from a grammar, and demo shards."""
 
 from raysys.scenes.captions import HAZARD_WORDS, LANGUAGES, caption
 from raysys.scenes.demo_shards import ScenesConfig, write_demo_shards

@@ -1,6 +1,6 @@
-"""Captions of scenes by grammar, in English and Japanese. Every shape and color of the scene is named.
+"""Captions of scenes from a grammar, in English and Japanese, which name every shape and color.
 
-`phrasing` picks one of several ways to say the same facts: the multiple captions of an image are phrasings 0, 1, 2 …
+`phrasing` selects one of several ways to express the same facts, so an image has captions with phrasings 0, 1, 2 …
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from raysys.scenes.scene import Scene, SceneObject
 
 LANGUAGES = ("en", "ja")
 HAZARD_WORDS = {"en": "hazard mark", "ja": "危険マーク"}
-"""The words for the harmless stand-in concept; a caption contains them exactly when the scene shows the mark."""
+"""The name of the hazard mark. A caption contains it if and only if the scene shows the mark."""
 
 _JA_SHAPES = {
     "circle": "円",
@@ -69,7 +69,10 @@ _JA_PATTERNS = {
 
 
 def caption(scene: Scene | PatternScene, language: str = "en", phrasing: int = 0) -> str:
-    """A true sentence about the scene; `phrasing` (any integer) chooses among the wordings of `language`."""
+    """A caption of the scene. `phrasing` (any integer) selects one of the wordings of `language`.
+
+    Raises ValueError for an unknown language.
+    """
     if language not in LANGUAGES:
         raise ValueError(f"language = {language!r}: known are {LANGUAGES}")
     if isinstance(scene, PatternScene):
@@ -79,7 +82,7 @@ def caption(scene: Scene | PatternScene, language: str = "en", phrasing: int = 0
 
 
 def relation(a: SceneObject, b: SceneObject) -> str:
-    """Where `a` is seen from `b`: left of, right of, above, below; the axis with the larger distance decides."""
+    """Position of `a` relative to `b`: left of, right of, above or below, by the axis with the larger distance."""
     dx, dy = a.position[0] - b.position[0], a.position[1] - b.position[1]
     if abs(dx) >= abs(dy):
         return "left of" if dx < 0 else "right of"

@@ -1,4 +1,4 @@
-"""The demo's input: WebDataset tars of scenes with planted duplicates, licenses and damage, and the truth about them.
+"""The demo's input: WebDataset tars of scenes with planted duplicates, licenses and damage, and the ground truth.
 
 Layout: <folder>/{train,held_out,fusion}/00000.tar … and <folder>/truth.json. Same config → same bytes.
 """
@@ -26,38 +26,38 @@ from raysys.scenes.planted import DAMAGE_REASONS, NEAR_KINDS, damage, encode, ne
 from raysys.scenes.scene import Scene, sample_scene
 
 TRUTH = "truth.json"
-"""Written last: a folder without it is not complete."""
+"""Written last: a folder without this file is incomplete."""
 
 FIXED_MTIME = 1_700_000_000
-"""Tar headers hold a time; a fixed one keeps the shards reproducible."""
+"""Time in tar headers, fixed to make the shards reproducible."""
 
 ALLOWED_LICENSES = {
     "CC0-1.0": ("CC0-1.0", "CC0", "https://creativecommons.org/publicdomain/zero/1.0/"),
     "CC-BY-4.0": ("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/", "cc-by-4.0"),
     "CC-BY-2.0": ("CC BY 2.0", "http://creativecommons.org/licenses/by/2.0/deed.en"),
 }
-"""Normalized id → spellings that sources really use."""
+"""Normalized license id → spellings found in real data."""
 
 
 class ScenesConfig(Config):
-    """How many scenes to draw, and what to plant among the training ones."""
+    """Numbers of scenes, and what to plant among the training scenes."""
 
     seed: int = Field(0, ge=0, description="Seed of everything: images, captions, order")
-    image_size: int = Field(64, ge=16, le=2048, description="Side of the square images, pixels")
-    n_train: int = Field(192, ge=1, description="Distinct, good, allowed training scenes")
-    n_held_out: int = Field(64, ge=0, description="Scenes kept out of training, to show the background level of R")
+    image_size: int = Field(64, ge=16, le=2048, description="Side length of the square images in pixels")
+    n_train: int = Field(192, ge=1, description="Distinct valid training scenes with an allowed license")
+    n_held_out: int = Field(64, ge=0, description="Scenes that are not trained on, as a reference level for R")
     n_fusion_classes: int = Field(12, ge=0, le=len(FUSION_CLASSES), description="Classes of the fusion set")
     n_per_class: int = Field(8, ge=1, description="Fusion images per class")
     samples_per_shard: int = Field(100, ge=1, description="Samples per tar")
     exact_copies: tuple[int, ...] = Field(
         (7, 7, 3, 1, 1),
-        description="Planted exact duplicates: one entry per duplicated scene, its number of further copies",
+        description="Planted exact duplicates: the number of copies for each duplicated scene",
     )
     n_near: int = Field(
-        8, ge=0, description="Planted near duplicates, each of another scene, cycling through the kinds"
+        8, ge=0, description="Planted near duplicates, each of a different scene, cycling through the kinds"
     )
-    n_not_allowed: int = Field(6, ge=0, description="Good scenes under CC BY-NC")
-    n_unknown: int = Field(4, ge=0, description="Good scenes without a usable license statement")
+    n_not_allowed: int = Field(6, ge=0, description="Valid scenes under CC BY-NC")
+    n_unknown: int = Field(4, ge=0, description="Valid scenes without a usable license statement")
     n_damaged_each: int = Field(1, ge=0, description="Damaged samples of each kind (scenes/planted.py)")
     truncated_shard: bool = Field(False, description="Append a last training shard that ends in the middle of an image")
 
@@ -72,7 +72,7 @@ class ScenesConfig(Config):
 
 @dataclass
 class Sample:
-    """One sample of a shard and what a reader must make of it."""
+    """One sample of a shard, and the expected result of reading it."""
 
     key: str
     members: dict[str, bytes]  # extension → bytes, in tar order
@@ -90,11 +90,11 @@ class Group:
 
 
 def write_demo_shards(folder: str | Path, config: ScenesConfig) -> dict[str, Any]:
-    """Draw and write all shards; return (and write as truth.json) what a reader must find in them.
+    """Draw and write all shards. Returns the expected results of reading them, which are also written as truth.json.
 
     truth = {"counts": {"train": {"in", "kept", "rejected", "error"}, …}, "items": {key: {shard, outcome, reason,
     license}}, "duplicate_groups": [{"kind", "keys"}], "n_unique": kept training scenes without duplicates, …}.
-    InputError when the folder already holds shards of another configuration.
+    Raises InputError if the folder contains shards of another configuration.
     """
     folder = Path(folder)
     _claim_folder(folder, config)
@@ -128,7 +128,7 @@ def write_demo_shards(folder: str | Path, config: ScenesConfig) -> dict[str, Any
 
 
 def write_tar(path: Path, samples: Sequence[Sample]) -> None:
-    """A WebDataset tar: the members of a sample are consecutive and share its key. Reproducible bytes."""
+    """Write a WebDataset tar with reproducible bytes. The members of a sample are consecutive and share its key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for sample in samples:
@@ -139,7 +139,7 @@ def write_tar(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def _training_samples(rng: np.random.Generator, config: ScenesConfig) -> tuple[list[Sample], list[Group]]:
-    """Good scenes, their planted copies, scenes with bad licenses, damaged samples; not shuffled."""
+    """Valid scenes, their planted copies, scenes with bad licenses, and damaged samples; not shuffled."""
     scenes = [sample_scene(rng) for _ in range(config.n_train)]
     samples = [_scene_sample(rng, f"scene{i:06d}", config, scene) for i, scene in enumerate(scenes)]
     groups: list[Group] = []
@@ -176,7 +176,7 @@ def _scene_sample(
     extension: str | None = None,
     license: tuple[str, str | None] | None = None,
 ) -> Sample:
-    """A good sample: image (jpg, png or webp), caption in a random wording, metadata with url and license."""
+    """A valid sample: image (jpg, png or webp), caption in a random wording, metadata with url and license."""
     scene = scene if scene is not None else sample_scene(rng)
     pixels = pixels if pixels is not None else draw(scene, config.image_size)
     extension = extension or str(rng.choice(["jpg", "png", "webp"], p=[0.6, 0.3, 0.1]))
@@ -199,7 +199,7 @@ def _scene_sample(
 
 
 def _exact_copy(rng: np.random.Generator, original: Sample, key: str) -> Sample:
-    """The same image bytes and caption under another key, url and (allowed) license: a re-upload."""
+    """A re-upload: the same image bytes and caption with another key, url and (allowed) license."""
     license_id, spelling = _random_license(rng)
     members = dict(original.members)
     metadata = json.loads(members["json"])
@@ -232,7 +232,7 @@ def _random_license(rng: np.random.Generator) -> tuple[str, str]:
 def _write_truncated_shard(
     folder: Path, rng: np.random.Generator, config: ScenesConfig, counts: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """A last shard cut in the middle of its third image: two good samples and one error item; updates `counts`."""
+    """A last shard that ends in the middle of its third image: two valid samples, one error item. Updates `counts`."""
     samples = [_scene_sample(rng, f"cut{i:06d}", config, extension="png") for i in range(4)]
     name = f"train/{-(-counts['in'] // config.samples_per_shard):05d}.tar"
     write_tar(folder / name, samples)
@@ -253,7 +253,7 @@ def _shard_names(split: str, samples: Sequence[Sample], per_shard: int) -> Itera
 
 
 def _counts(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Counts in the form of `outcomes.Counts.as_dict`."""
+    """Counts in the format of `outcomes.Counts.as_dict`."""
     rejected = Counter(s.reason for s in samples if s.outcome == "rejected")
     kept = sum(s.outcome == "kept" for s in samples)
     return {"in": len(samples), "kept": kept, "rejected": dict(sorted(rejected.items())), "error": {}}
@@ -268,9 +268,9 @@ def _json_bytes(metadata: dict[str, Any]) -> bytes:
 
 
 def _claim_folder(folder: Path, config: ScenesConfig) -> None:
-    """Never mix shards of two configurations: a smaller run would leave tars of the larger one behind.
+    """Raise InputError if the folder contains shards of another configuration, which would be mixed with the new ones.
 
-    The configuration is written first and truth.json last, so an interrupted run can simply be repeated.
+    The configuration is written first and truth.json last, so an interrupted run can be repeated.
     """
     path = folder / "scenes_config.json"
     ours = json.dumps(config.model_dump(mode="json"), indent=1)

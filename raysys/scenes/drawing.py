@@ -1,7 +1,7 @@
-"""Scenes as pixels: signed distances and smooth patterns in numpy, so edges are antialiased at every size.
+"""Draw scenes with numpy, from signed distances and smooth patterns: edges are antialiased at every size.
 
-A shape is a function (x, y) → signed distance to its edge, in units of its radius, negative inside. A pixel's cover
-is clip(1/2 − distance in pixels, 0, 1). A pattern is a function (x, y) → weight of the second color in [0, 1].
+A shape is a function (x, y) → signed distance to its edge, in units of its radius, negative inside. The coverage of a
+pixel is clip(1/2 − distance in pixels, 0, 1). A pattern is a function (x, y) → weight of the second color in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HAZARD_BLACK = (0.05, 0.05, 0.05)
 
 
 def draw(scene: Scene | PatternScene, size: int = 64) -> np.ndarray:
-    """The image of a scene: uint8 [size, size, 3], the same bytes for the same scene and size."""
+    """Draw a scene as uint8 [size, size, 3]. The same scene and size give the same bytes."""
     if size < 8:
         raise ValueError(f"size = {size}: a scene needs at least 8 pixels")
     x, y = _pixel_centers(size)
@@ -66,11 +66,11 @@ def _draw_background(background: Background, x: np.ndarray, y: np.ndarray, size:
 
 
 Layer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""(dx, dy) from the center → (color [h, w, 3], cover [h, w])."""
+"""(dx, dy) from the center → (color [h, w, 3], coverage [h, w])."""
 
 
 def _paint(canvas: np.ndarray, position: tuple[float, float], radius: float, layer: Layer) -> None:
-    """Composite a layer over the canvas, in place, inside the box that the shape can reach."""
+    """Composite a layer over the canvas in place, inside the bounding box of the shape."""
     size = canvas.shape[0]
     reach = 1.5 * radius + 2.0 / size
     top, left = (max(0, int((c - reach) * size)) for c in (position[1], position[0]))
@@ -92,7 +92,7 @@ def _object_layer(item: SceneObject, dx: np.ndarray, dy: np.ndarray, size: int) 
         "dotted": lambda: dots(pu, pv, item.pattern_period, size),
         "checkered": lambda: checks(pu, pv, item.pattern_period, size),
     }[item.texture]()
-    # The pattern's second color goes half way to white (dark colors) or to black (light ones).
+    # The second color of the pattern is halfway to white for dark colors, to black for light ones.
     second = tuple(0.5 * c + (0.5 if sum(item.rgb) < 1.5 else 0.0) for c in item.rgb)
     return _mix(item.rgb, second, weight), cover
 
@@ -114,9 +114,9 @@ def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star_distance(x: np.ndarray, y: np.ndarray, points: int, inner: float) -> np.ndarray:
-    """A star with `points` tips at radius 1 and notches at radius `inner`; inner = cos(π/points) is the polygon.
+    """A star with `points` tips at radius 1 and notches at radius `inner`; inner = cos(π/points) gives a polygon.
 
-    The plane is folded to one half sector, where the edge is the line from the tip (1, 0) to the notch.
+    By symmetry, points are mapped to one half sector, in which the edge is the line from the tip (1, 0) to the notch.
     """
     sector = np.pi / points
     angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)

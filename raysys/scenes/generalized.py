@@ -1,8 +1,8 @@
-"""Generalized captions by grammar: what a rewriter should answer, from the English caption's words alone.
+"""Generalized captions from a grammar: the correct answers of a rewriter, from the words of the English caption.
 
-`general` drops sizes, textures, places and the background and keeps every object's color and shape and the hazard
-mark; `five_words` drops the colors as well and has at most five words. The subject of a fusion-class caption is its
-last word ("diagonal stripes").
+`general` drops sizes, textures, positions and the background, and keeps the color and shape of every object and the
+hazard mark. `five_words` also drops the colors and has at most five words. The subject of a fusion-class caption
+("diagonal stripes") is its last word.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raysys.scenes.scene import PALETTE, SHAPES
 
 GENERALIZED_LEVELS = ("general", "five_words")
 N_GENERAL_WORDINGS = 3
-"""Ways to say a `general` caption; 0 is the main one. `five_words` has one."""
+"""Number of wordings of a `general` caption; 0 is the main one. `five_words` has one wording."""
 MAX_WORDS = 5
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})\b")
@@ -24,20 +24,23 @@ _COLORED_SHAPE = re.compile(rf"\b((?:{'|'.join(PALETTE)}) (?:{'|'.join(SHAPES)})
 
 
 def generalize_caption(text: str, level: str, wording: int = 0) -> str:
-    """The generalized form of an English caption by `caption`; ValueError where it names no shape and no class."""
+    """The generalized form of an English caption from `caption`.
+
+    Raises ValueError for an unknown level, or if the caption names neither a shape nor a class.
+    """
     if level not in GENERALIZED_LEVELS:
         raise ValueError(f"level = {level!r}: known are {GENERALIZED_LEVELS}")
     if text in FUSION_CLASSES:
         return re.sub(r"^(horizontal|vertical|diagonal|concentric) ", "", text)
     names = subjects(text, colored=level == "general")
     if not names:
-        raise ValueError(f"{text!r} names no shape: only captions of scenes can be generalized by grammar")
+        raise ValueError(f"{text!r} names no shape: the grammar can generalize only captions of scenes")
     return _general(names, wording) if level == "general" else _five_words(names)
 
 
 def subjects(text: str, colored: bool = False) -> list[str]:
-    """The shapes that a caption names, with their colors or without, each once and in their order, equal ones in the
-    plural; then the hazard mark."""
+    """The shapes in a caption, with or without colors, in order and each once (in the plural if repeated), and then the
+    hazard mark."""
     counts = Counter((_COLORED_SHAPE if colored else _SHAPE).findall(text))
     names = [shape if n == 1 else _plural(shape) for shape, n in counts.items()]
     return [*names, HAZARD_WORDS["en"]] if HAZARD_WORDS["en"] in text else names
@@ -51,7 +54,7 @@ def _general(names: list[str], wording: int) -> str:
 
 
 def _five_words(names: list[str]) -> str:
-    """The fullest wording that fits: with verb and articles, without articles, as a list, without verb."""
+    """The first wording with at most five words: with verb and articles, without articles, as a list, without verb."""
     wordings = [f"picture shows {things}" for things in (_and(_with_articles(names)), _and(names), ", ".join(names))]
     wordings += [_and(names), ", ".join(names)]
     return next(text for text in wordings if len(text.split()) <= MAX_WORDS)

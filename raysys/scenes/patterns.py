@@ -1,4 +1,4 @@
-"""The fusion set's images: classes of whole-image patterns, the stand-in for Tiny-ImageNet (SPEC §1.4).
+"""Images of the fusion set: classes of whole-image patterns, used instead of Tiny-ImageNet.
 
 The images of one class vary in colors, angle, period, center and phase; the caption is the class name.
 """
@@ -114,4 +114,4 @@ _PATTERNS: dict[str, Pattern] = {
     "clouds": _clouds,
 }
 FUSION_CLASSES = tuple(_PATTERNS)
-"""The class names, which are the captions too."""
+"""The class names, which are also the captions."""

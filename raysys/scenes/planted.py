@@ -1,6 +1,6 @@
-"""What the demo shards plant on purpose: altered copies of an image, and files that a reader must refuse.
+"""Altered copies of images, and damaged files that a reader must reject, for the demo shards.
 
-Bytes in and out are encoded image files; nothing here is random, so the shards are reproducible.
+Nothing here is random, so the shards are reproducible.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DAMAGE_REASONS = (
     "undecodable_text",
     "undecodable_metadata",
 )
-"""One kind of damaged sample for each; the name is the reason that ingest must give."""
+"""The kinds of damaged samples, named after the reason for which ingest must reject them."""
 
 
 def encode(pixels: np.ndarray, extension: str, quality: int = 95) -> bytes:
-    """uint8 [H, W, 3] as a jpg, png or webp file. JPEG keeps full color resolution: the images are small."""
+    """Encode uint8 [H, W, 3] as jpg, png or webp. JPEG without chroma subsampling, because the images are small."""
     out = io.BytesIO()
     options = {
         "jpg": {"format": "JPEG", "quality": quality, "subsampling": 0},
@@ -39,7 +39,7 @@ def encode(pixels: np.ndarray, extension: str, quality: int = 95) -> bytes:
 
 
 def near_duplicate(pixels: np.ndarray, kind: str) -> np.ndarray:
-    """An altered copy, uint8 [h, w, 3]: what re-uploading does to an image. `kind` is one of NEAR_KINDS."""
+    """An altered copy, uint8 [h, w, 3], like a re-uploaded image. `kind`: one of NEAR_KINDS."""
     image = Image.fromarray(pixels)
     width, height = image.size
     if kind == "recompressed":
@@ -57,7 +57,7 @@ def near_duplicate(pixels: np.ndarray, kind: str) -> np.ndarray:
 
 
 def damage(reason: str, members: dict[str, bytes]) -> dict[str, bytes]:
-    """The members {extension: bytes} of a good sample (jpg, txt, json), damaged: ingest must refuse it for `reason`."""
+    """Damage a valid sample, so that ingest rejects it for `reason`. members: extension (jpg, txt, json) → bytes."""
     jpg = members["jpg"]
     changes: dict[str, dict[str, bytes | None]] = {
         "truncated": {"jpg": jpg[: len(jpg) * 6 // 10]},

@@ -1,7 +1,7 @@
-"""What a scene is: one to three drawn objects on a background, as plain numbers. Seeded, and drawable at any size.
+"""Scenes: one to three objects on a background, described by numbers. They are seeded and can be drawn at any size.
 
-Lengths and positions are fractions of the image width; x grows to the right, y downwards; angles in radians.
-A scene holds everything its image shows, so the same scene is always the same image and the same facts.
+Lengths and positions are fractions of the image width; x grows to the right, y downwards; angles are in radians.
+A scene determines its image and captions completely.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OBJECT_TEXTURES = ("plain", "striped", "dotted", "checkered")
 BACKGROUND_TEXTURES = ("plain", "gradient", "striped", "checkered", "dotted", "cloudy")
 
 COLOR_JITTER = 0.07
-"""Each channel moves by at most this: one color word covers many colors, so equal words are not equal images."""
+"""Maximum change of each channel: a color word covers many colors, so equal captions do not imply equal images."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Background:
     color: str
     texture: str
     rgb: Rgb
-    second_rgb: Rgb  # the other end of the gradient, the other stripe …
+    second_rgb: Rgb  # the other color of the gradient, the stripes …
     pattern_angle: float
     pattern_period: float
     pattern_phase: float
@@ -65,7 +65,7 @@ class Background:
 
 @dataclass(frozen=True)
 class HazardMark:
-    """The harmless stand-in for an unwanted concept: a warning triangle with yellow and black stripes."""
+    """A harmless example of an unwanted concept: a warning triangle with yellow and black stripes."""
 
     position: tuple[float, float]
     radius: float
@@ -92,14 +92,14 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def with_hazard(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with a hazard mark at a random place: the pair (scene, with_hazard) is a safe/unsafe pair."""
+    """The same scene with a hazard mark at a random position. Both scenes form a safe/unsafe pair."""
     radius = float(rng.uniform(0.16, 0.22))
     position = (float(rng.uniform(radius, 1 - radius)), float(rng.uniform(radius, 1 - radius)))
     return replace(scene, hazard=HazardMark(position, radius))
 
 
 def jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
-    """`rgb` moved by up to COLOR_JITTER per channel, inside [0, 1]."""
+    """Change `rgb` by up to COLOR_JITTER per channel, within [0, 1]."""
     moved = np.clip(np.asarray(rgb) + rng.uniform(-COLOR_JITTER, COLOR_JITTER, size=3), 0.0, 1.0)
     return float(moved[0]), float(moved[1]), float(moved[2])
 
@@ -126,7 +126,7 @@ def _sample_object(rng: np.random.Generator, colors: list[str], largest: str) ->
 def _sample_background(rng: np.random.Generator) -> Background:
     color = str(rng.choice(list(PALETTE)))
     rgb = jitter(rng, PALETTE[color])
-    # The second color is a lighter or darker tone of the first: the color word stays true.
+    # The second color is a lighter or darker tone of the first, so the color word remains correct.
     towards = np.full(3, 1.0 if sum(rgb) < 1.5 else 0.0)
     tone = np.asarray(rgb) + rng.uniform(0.25, 0.45) * (towards - np.asarray(rgb))
     return Background(

@@ -1,6 +1,6 @@
-"""Periodic and cloudy patterns as functions of the plane: each returns a weight in [0, 1] per pixel.
+"""Periodic and cloudy patterns as functions of coordinates; each returns a weight in [0, 1] per pixel.
 
-`edge` is the number of pixels per image width: the steepness that makes a step one pixel wide (antialiasing).
+`edge`: the number of pixels per image width, which is the slope of a step that is one pixel wide (antialiasing).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.n
 
 
 def step(distance: np.ndarray, edge: int) -> np.ndarray:
-    """1 where `distance` > 0, 0 below, with a slope one pixel wide."""
+    """1 if `distance` > 0, else 0, with a transition one pixel wide."""
     return np.clip(0.5 + distance * edge, 0, 1)
 
 
 def triangle_wave(u: np.ndarray, period: float) -> np.ndarray:
-    """Signed distance to the nearest stripe edge: stripes half a period wide; in ±period/4."""
+    """Signed distance to the nearest edge of stripes that are half a period wide, in [−period/4, period/4]."""
     return np.abs((u / period) % 1.0 - 0.5) * period - 0.25 * period
 
 

@@ -25,7 +25,7 @@ Kind = Literal["webdataset", "parquet", "folder", "index"]
 
 FORMS = "WebDataset tars (.tar), Parquet with image bytes, a folder of images, or a CSV, TSV or JSONL index"
 FOLDER_INDEX_NAMES = ("metadata", "index", "captions")
-"""A folder of images with one .csv or .jsonl file of such a name is read through that index, like `imagefolder`."""
+"""A folder of images with one index file of such a name is read through that index, as in `imagefolder`."""
 
 LIST_THREADS = 8
 
@@ -37,7 +37,7 @@ class InputFile:
     name: str  # unique, relative to the root, independent of the root's location
     path: str  # absolute path or URL
     kind: Kind
-    n_items: int  # every item that becomes a row, whatever its fate
+    n_items: int  # all items; each becomes a row, whether kept or not
     signature: str
 
 
@@ -45,7 +45,7 @@ def list_inputs(path: str, known: Iterable[InputFile | InputPart] = ()) -> list[
     """The input files at `path`, a local path or fsspec URL, sorted by name.
 
     `known`: files of an earlier listing; those with an unchanged signature are not counted again.
-    InputError when there is nothing, nothing recognizable, or a mixture that could be read in two ways.
+    Raises InputError if there is no input, no known kind of input, or a mixture of kinds.
     """
     path = path if is_url(path) else os.path.abspath(os.path.expanduser(path))
     found = _entries(path)

@@ -1,4 +1,4 @@
-"""The kept rows of a table, chunk by chunk: what most row jobs take as their input."""
+"""The kept rows of a table by chunk: the input of most row jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysys.tables.read import Part, TableView, open_table, version_of
 class KeptRows:
     """Loads the kept rows of a chunk of table `path`. Picklable.
 
-    version: changes with the contents of the table, so that a worker's cached listing is never a stale one.
+    version: changes with the contents of the table, so that workers never use a stale cached listing.
     """
 
     path: str
@@ -26,7 +26,7 @@ class KeptRows:
 
     @classmethod
     def of(cls, rows: TableView, columns: tuple[str, ...] | None = None) -> KeptRows:
-        """Kept rows of a table, by its full path: workers do not run in the driver's folder."""
+        """Kept rows of a table. Its path is made absolute, because workers do not run in the driver's folder."""
         return cls(rows.store.url, version_of(rows), columns)
 
     def __call__(self, chunk: Chunk) -> pa.Table:

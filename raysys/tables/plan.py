@@ -86,7 +86,7 @@ class Output:
     fingerprint: str
     chunks: tuple[Chunk, ...]
     is_kept: bool = False
-    """Settings or inputs differ and on_change=keep: existing rows are used as they are, and none may be added."""
+    """Settings or inputs differ and on_change=keep: existing rows are used unchanged, and none may be added."""
 
     def done(self) -> set[str]:
         """Names of the chunks whose part is committed."""
@@ -117,9 +117,9 @@ def open_output(
 
     `fields` is everything that changes the result; it makes the fingerprint. Raises InputError when the table holds
     another row type, when the fields differ from the current ones (listing what differs) or when inputs changed or
-    vanished, unless `on_change` says what to do:
-    recompute = write beside the old result (other fingerprint) or replace the parts of changed inputs; keep = use
-    what is there and add nothing to it (`is_kept`).
+    vanished, unless `on_change` is
+    recompute = write next to the old result (other fingerprint) or replace the parts of changed inputs, or keep = use
+    the existing rows and add none (`is_kept`).
     """
     table = Store(path)
     fields = json.loads(json.dumps(fields))

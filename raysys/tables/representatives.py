@@ -85,7 +85,7 @@ class Representatives:
         """The SAMPLES parts as inputs of a job that reads only representatives.
 
         A part's signature changes if its set of representatives changes, or one of `license`, `cluster_size` and
-        `sources` that is in `columns`; otherwise not when a cluster merely grows.
+        `sources` that is in `columns`. A cluster that only grows does not change it otherwise.
         """
         given = self.samples.inputs()
         if self._clusters is None:

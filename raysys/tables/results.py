@@ -33,7 +33,7 @@ class TablePlan:
 
     @classmethod
     def of(cls, run: TableRun, workers: str) -> TablePlan:
-        """What `run` would do, on `workers` (for people)."""
+        """The plan of `run`. workers: a description for people."""
         job, output = run.job, run.output
         chosen = first_items(output.chunks, run.limit)
         pending = run.chunks()
@@ -59,7 +59,7 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """What a whole step, or a step of a study, would do. `state`: how far it is; `facts`: what it knows of its work."""
+    """What a whole step, or a step of a study, would do. `state`: its progress; `facts`: figures about its work."""
 
     job: str
     output: str
@@ -93,7 +93,7 @@ class TableSummary:
         meters: Mapping[str, int] | None = None,
         gpu_hours: float | None = None,
     ) -> TableSummary:
-        """Counts after retries, progress and place of one output."""
+        """The summary of one output: counts after retries, progress and path."""
         return cls(
             job=job,
             output=output.table.url,
@@ -134,7 +134,7 @@ class Summary:
     """What a job has done.
 
     facts: values about all steps together, JSON-serializable.
-    tables: {title: rows}, small tables for people. notes: what users should know besides the numbers.
+    tables: {title: rows}, small tables for people. notes: further remarks for users.
     """
 
     steps: Mapping[str, TableSummary | FolderSummary]

@@ -97,10 +97,10 @@ class Recipe(Protocol):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The mean loss over the samples (a scalar), and further means for the metrics by name (scalars).
 
-        `positions` are the samples' places in the sequence of all samples. Called under autocast where the precision
-        asks for it, with torch's global generator seeded for this step and worker (dropout inside modules).
-        Every worker calls it equally often, so it may exchange tensors with the others (negatives of a contrastive
-        loss). A loss that couples the samples of a batch must refuse a part of one, which micro steps would give it.
+        `positions` are the samples' places in the sequence of all samples. Called under autocast if the precision
+        requires it, with torch's global generator seeded for this step and worker (dropout inside modules).
+        All workers call it equally often, so they may exchange tensors (negatives of a contrastive loss). A loss that
+        couples the samples of a batch must reject partial batches, which gradient accumulation would pass.
         """
 
     def validate(self, modules: Modules, share: Share, n_samples: int) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""How the small shipped models are built from drawn scenes; the models themselves are in `members/`."""
+"""Training of the small shipped models on drawn scenes. The models are in `members/`."""

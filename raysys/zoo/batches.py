@@ -1,4 +1,4 @@
-"""Token batches for the zoo's language models: what is given, and what is to be learnt after it."""
+"""Token batches for the zoo's language models: prompts, and the answers to learn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def with_labels(starts: Sequence[list[int]], ends: Sequence[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels [B, T] of start + end, padded at the end; −100 except on the ends."""
+    """input_ids, attention_mask and labels [B, T] of start + end, padded at the end. Labels are −100 except on ends."""
     length = max(len(a) + len(b) for a, b in zip(starts, ends, strict=True))
     ids = torch.full((len(starts), length), pad_token_id)
     labels = torch.full((len(starts), length), -100)

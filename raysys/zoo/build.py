@@ -1,7 +1,7 @@
-"""`raysys zoo build`: train the embedded models on scenes, save them in Hugging Face layout with checksums.
+"""`raysys zoo build`: train the shipped models on scenes, and save them in Hugging Face layout with checksums.
 
-Minutes per member on one CPU thread. The same seed and step count give the same weights on the same machine and
-library versions (one thread: the order of sums is fixed).
+Training takes minutes per member on one CPU thread. The same seed and number of steps give the same weights on the
+same machine with the same library versions: with one thread, the order of sums is fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from raysys.zoo import rewriter as zoo_rewriter
 from raysys.zoo import vae as zoo_vae
 
 MEMBERS = ("vae", "clip", "captioner", "rewriter")
-"""What can be built. `clip` brings three folders: tokenizer, text_encoder and clip (both encoders)."""
+"""Members that can be built. `clip` gives three folders: tokenizer, text_encoder and clip (both encoders)."""
 
 DEFAULT_STEPS = {
     "vae": zoo_vae.MAX_STEPS,
@@ -42,10 +42,10 @@ _HASHED = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 def build(
     out: str | Path, members: Sequence[str] = MEMBERS, seed: int = 0, max_steps: int | None = None
 ) -> dict[str, Any]:
-    """Build `members` into `out`, one folder each, and write or update `out`/manifest.json; returns the manifest.
+    """Build `members` in `out`, one folder each, and write or update `out`/manifest.json. Returns the manifest.
 
-    `max_steps` None = each member's own number. A member's old folder is replaced when its new one is complete;
-    members that are not named stay as they are.
+    `max_steps`: None = the default of each member. The old folder of a member is replaced when the new one is complete;
+    other members are not changed. Raises InputError for an unknown member.
     """
     unknown = [member for member in members if member not in MEMBERS]
     if unknown or not members:
@@ -63,7 +63,7 @@ def build(
 
 
 def _build_member(out: Path, member: str, seed: int, max_steps: int) -> dict[str, Any]:
-    """Build into a temporary folder, then replace each folder of the member as a whole; returns manifest entries."""
+    """Build in a temporary folder, then replace each folder of the member. Returns the manifest entries."""
     made_with = {"seed": seed, "max_steps": max_steps, "versions": _versions()}
     entries: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,7 +85,7 @@ def _copied(source: Path, metrics: dict[str, Any], target: Path) -> dict[str, An
 def _train(
     staging: Path, member: str, seed: int, max_steps: int, progress: Callable[[int, float], None]
 ) -> dict[str, dict[str, Any]]:
-    """Train and save one member; returns metrics per folder."""
+    """Train and save one member. Returns the metrics per folder."""
     if member == "vae":
         return {"vae": zoo_vae.build_vae(staging / "vae", seed, max_steps, progress)}
     if member == "captioner":
@@ -99,7 +99,7 @@ def _train(
 
 
 def _files(folder: Path) -> dict[str, Any]:
-    """{"files": {relative path: sha256}, "bytes": their sum}"""
+    """{"files": {relative path: sha256}, "bytes": total size}"""
     files = sorted(file for pattern in _HASHED for file in folder.rglob(pattern))
     return {
         "files": {file.relative_to(folder).as_posix(): places.sha256(file) for file in files},
@@ -119,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch on one thread with deterministic kernels inside, as before outside; the global generator is put back."""
+    """One torch thread and deterministic kernels; previous settings and the global generator are restored on exit."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -1,7 +1,7 @@
-"""Build the zoo's captioner: BLIP-2 (ViT, Q-Former, OPT) of two million parameters, trained on scenes.
+"""Build the zoo's captioner: a BLIP-2 (ViT, Q-Former, OPT) with two million parameters, trained on scenes.
 
-An image is captioned by continuing a text prefix, as with the real BLIP-2: `PROMPTS` maps each prefix to the wording
-(`phrasing` of `raysys.scenes.caption`) that the model was taught to continue it with.
+The model captions an image by continuing a text prefix, as BLIP-2 does. `PROMPTS` maps each prefix to the wording of
+the caption (`phrasing` of `raysys.scenes.caption`) with which the model learns to continue it.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from raysys.zoo.labels import PATCH_FIELDS, QUERY_FIELDS, patch_facts, query_fac
 from raysys.zoo.optimizer import INITIALIZER_RANGE, ZooOptimizer
 
 PROMPTS = {"a photo of": 0, "a picture of": 2}
-"""Text prefix → phrasing of the caption that continues it: objects first, or background first."""
+"""Text prefix → phrasing of the caption after it: objects first, or background first."""
 MAX_NEW_TOKENS = 48
-"""Enough for the longest caption (about 30 tokens: three objects with size and texture) and its end token."""
+"""Enough tokens for the longest caption (about 30: three objects with size and texture) and the end token."""
 
 PATCH_SIZE = 8
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS = 128, 5, 4
 N_QUERIES = 8
 QFORMER_WIDTH, QFORMER_LAYERS, QFORMER_HEADS = 128, 2, 4
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 128, 2, 4
-"""Attention heads have 32 numbers: vLLM's attention on CPUs takes no smaller ones."""
+"""Attention heads have 32 channels, the minimum for vLLM's attention on CPUs."""
 MAX_POSITIONS = 128
 VOCABULARY_SIZE = 448
 
 CLASS_SHARE = 0.12
-"""Share of fusion classes among the training images: they are easy, scenes take the time."""
+"""Share of fusion classes among the training images. It is small, because they are easier to learn than scenes."""
 BATCH_SIZE = 32
 MUON_RATE, ADAM_RATE = 3e-3, 1e-3
 WARM_UP_STEPS = 100
 CLOSE_UP_SHARE, VISION_SHARE = 0.35, 0.55
-"""Up to these fractions of the steps, the vision tower learns alone from its patches' labels: from close-ups of
-objects, then from whole images."""
+"""Up to these fractions of the steps, only the vision tower is trained, with patch labels: first on close-ups of
+objects, then on whole images."""
 CLOSE_UP_SIDE = 4
 """Patches per side of a close-up."""
 MAX_STEPS = 9000
 N_CORPUS = 3000
-"""Scenes whose captions the tokenizer's merges are learned from."""
+"""Number of scenes whose captions train the tokenizer."""
 N_MEASURED = 400
 _COMPONENTS_SEED, N_COMPONENT_SCENES = 7, 1000
 
@@ -68,7 +68,7 @@ PAD, END, IMAGE = "<pad>", "</s>", "<image>"
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE as OPT's (text starts with </s>), merges learned from captions; text in any script has tokens."""
+    """Train a byte-level BPE tokenizer like OPT's (texts start with </s>) on captions. It can encode any script."""
     scenes = [scene for batch in islice(scene_batches(seed, 100), N_CORPUS // 100) for scene in batch]
     corpus = [f"{prompt} {caption(s, 'en', phrasing)}" for s in scenes for prompt, phrasing in PROMPTS.items()]
     tokenizer = Tokenizer(models.BPE())
@@ -95,7 +95,7 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def new_processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
-    """Images to 64×64 and [−1, 1]; image tokens before the text."""
+    """A processor that resizes images to 64×64, scales pixels to [−1, 1] and puts image tokens before the text."""
     images = BlipImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -103,7 +103,7 @@ def new_processor(tokenizer: PreTrainedTokenizerFast) -> Blip2Processor:
 
 
 def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGeneration:
-    """The architecture with random weights, for this vocabulary."""
+    """The model with random weights, for the vocabulary of `tokenizer`."""
     vision = Blip2VisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=4 * VISION_WIDTH,
@@ -154,7 +154,7 @@ def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGene
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
     model = Blip2ForConditionalGeneration(config)
-    # transformers starts all queries at zero, where they stay equal for long.
+    # transformers initializes all queries with zeros, which keeps them equal for many steps.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
     _start_vision(model.vision_model.embeddings)
     return model
@@ -162,10 +162,11 @@ def new_captioner(tokenizer: PreTrainedTokenizerFast) -> Blip2ForConditionalGene
 
 @torch.no_grad()
 def _start_vision(embeddings: torch.nn.Module) -> None:
-    """Start the patch embedding at whitened principal components of images, the positions at sines and cosines.
+    """Initialize the patch embedding with whitened principal components of images, positions with sines and cosines.
 
-    Random filters see little but a patch's mean color, and random positions do not show which patches are neighbors:
-    both would have to be learned first. The components are turned at random, so that no channel is special.
+    Random filters represent little more than the mean color of a patch, and random positions do not show which patches
+    are neighbors, so the model would have to learn both first. The components are multiplied by a random rotation, so
+    that all channels are equivalent.
     """
     scenes = next(scene_batches(_COMPONENTS_SEED, N_COMPONENT_SCENES, CLASS_SHARE))
     pixels = images_to_pixel_values(np.stack([draw(scene, IMAGE_SIZE) for scene in scenes]))
@@ -184,7 +185,7 @@ def _start_vision(embeddings: torch.nn.Module) -> None:
 
 
 def build_captioner(folder: Path, seed: int, max_steps: int, progress: Callable[[int, float], None]) -> dict[str, Any]:
-    """Train, save in half precision with its processor; what its captions get right, measured on what was saved."""
+    """Train the captioner and save it in half precision with its processor. Returns metrics of the saved model."""
     torch.manual_seed(seed)
     processor = new_processor(build_tokenizer(seed))
     model = new_captioner(processor.tokenizer)
@@ -195,14 +196,14 @@ def build_captioner(folder: Path, seed: int, max_steps: int, progress: Callable[
 
 
 def load_captioner(folder: Path) -> tuple[Blip2ForConditionalGeneration, Blip2Processor]:
-    """The saved model in single precision, for inference, and its processor."""
+    """Load the saved model in single precision, for inference, and its processor."""
     model = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     return model, Blip2Processor.from_pretrained(folder)
 
 
 class FactHeads(torch.nn.Module):
-    """Linear classifiers of what each patch and each of the first queries stands for, used in training only. They
-    give a label for every patch; captions alone, one sentence per image, teach slowly.
+    """Linear classifiers of the labels of patches and of the first queries, used only in training. Labels for every
+    patch speed up training: captions alone give only one sentence per image.
     """
 
     def __init__(self) -> None:
@@ -213,11 +214,11 @@ class FactHeads(torch.nn.Module):
         )
 
     def of_patches(self, vision: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropies, summed over fields; vision [B, 1 + P, D] with the class token first, labels [B, P, F]."""
+        """Sum of cross-entropies over fields. vision: [B, 1 + P, D], class token first; labels: [B, P, F]."""
         return _field_losses(self.patches(vision[:, 1:]), labels, PATCH_FIELDS)
 
     def of_queries(self, queries: torch.Tensor, scenes: Sequence[Scene | PatternScene]) -> torch.Tensor:
-        """The same of the first queries, averaged over them; queries [B, N_QUERIES, D]."""
+        """The same for the first queries, averaged over queries. queries: [B, N_QUERIES, D]."""
         facts = torch.from_numpy(np.stack([query_facts(scene) for scene in scenes]))
         losses = [
             _field_losses(head(queries[:, q]), facts[:, q], fields)
@@ -227,7 +228,7 @@ class FactHeads(torch.nn.Module):
 
 
 def _field_losses(logits: torch.Tensor, labels: torch.Tensor, fields: dict[str, int]) -> torch.Tensor:
-    """logits [..., sum of sizes], labels [..., ≥ n fields] with −100 where a field does not apply."""
+    """Cross-entropies, summed over fields. logits: [..., sum of sizes]; labels: [..., ≥ n fields], −100 = ignore."""
     parts = logits.float().split(list(fields.values()), dim=-1)
     losses = [
         torch.nn.functional.cross_entropy(part.flatten(0, -2), labels[..., i].flatten(), reduction="sum")
@@ -238,17 +239,17 @@ def _field_losses(logits: torch.Tensor, labels: torch.Tensor, fields: dict[str, 
 
 
 def patch_labels(scenes: Sequence[Scene | PatternScene]) -> torch.Tensor:
-    """int64 [B, 64, fields]"""
+    """Labels int64 [B, 64, fields] of all patches."""
     return torch.from_numpy(np.stack([patch_facts(scene) for scene in scenes]))
 
 
 def close_ups(
     vision: torch.nn.Module, pixel_values: torch.Tensor, scenes: Sequence[Scene | PatternScene]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the tower makes of a quarter of the image around each object, and the labels: [N, 1 + 16, D], [N, 16, F].
+    """Vision features of a quarter of the image around each object, and labels: [N, 1 + 16, D], [N, 16, F].
 
-    Only those patches pass through it, at their own positions: twice the objects for the same work, and little else to
-    attend to.
+    Only these patches are computed, at their own positions. This gives twice as many objects for the same work, with
+    little else to attend to.
     """
     grid, side = IMAGE_SIZE // PATCH_SIZE, CLOSE_UP_SIDE
     rows, patches = [], []
@@ -271,9 +272,9 @@ def train(
     max_steps: int,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Cross-entropy of the caption's tokens after the prompt, plus the fact heads' losses; in place."""
+    """Train in place with the cross-entropy of the caption after the prompt, plus the losses of the fact heads."""
     model.train()
-    # For so few tokens torch's fused attention on CPUs makes a step 1.6 times as long as plain products do.
+    # For so few tokens, steps take 1.6 times as long with torch's fused attention on CPUs as with plain products.
     model.set_attn_implementation("eager")
     heads = FactHeads()
     bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
@@ -302,7 +303,7 @@ def train(
 def caption_inputs(
     processor: Blip2Processor, scenes: Sequence[Scene | PatternScene], prompts: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Image tokens + </s> + prompt + caption + </s>, padded at the end, [B, T]; labels on the caption and its end."""
+    """Image tokens + </s> + prompt + caption + </s>, [B, T], padded at the end. Labels: caption and end token only."""
     tokenizer = processor.tokenizer
     image, end = [tokenizer.convert_tokens_to_ids(IMAGE)] * N_QUERIES, tokenizer.eos_token_id
     texts = [" " + caption(scene, "en", PROMPTS[prompt]) for scene, prompt in zip(scenes, prompts, strict=True)]
@@ -315,7 +316,7 @@ def caption_inputs(
 def captions_of(
     model: Blip2ForConditionalGeneration, processor: Blip2Processor, images: Sequence[np.ndarray], prompt: str
 ) -> list[str]:
-    """Greedy captions of uint8 images [H, W, 3], without the prompt."""
+    """Greedy captions of images uint8 [H, W, 3], without the prompt."""
     out: list[str] = []
     for start in range(0, len(images), 50):
         part = list(images[start : start + 50])
@@ -336,7 +337,7 @@ def named_objects(text: str) -> Counter[tuple[str, str]]:
 
 
 def measure(model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> dict[str, Any]:
-    """Shares of right greedy captions per prompt, on N_MEASURED held-out scenes and on marked scenes and patterns."""
+    """Shares of correct greedy captions per prompt, on N_MEASURED held-out scenes, on marked scenes and on patterns."""
     scenes = held_out_scenes(N_MEASURED, scenes_only=True)
     others = [s for s in held_out_scenes(N_MEASURED) if isinstance(s, PatternScene) or s.hazard is not None]
     metrics: dict[str, Any] = {"n_held_out": len(scenes), "parameters": model.num_parameters()}

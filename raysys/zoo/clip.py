@@ -19,7 +19,7 @@ from raysys.zoo.data import IMAGE_SIZE, held_out, training_batches
 from raysys.zoo.optimizer import warm_up_cosine
 
 MAX_LENGTH = 48
-"""Tokens, start and end included: the longest scene caption has about 35, and a joined class name must fit too."""
+"""Tokens with start and end: the longest scene caption has about 35, and a joined class name must fit, too."""
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 128, 3, 4
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS, PATCH_SIZE = 96, 3, 3, 8
 PROJECTION_DIM = 96
@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 100
 MAX_STEPS = 1200
 N_CORPUS = 3000
-"""Captions that the tokenizer's merges are learned from."""
+"""Number of captions that train the tokenizer."""
 MAX_MERGES = 600
 N_MEASURED = 256
 
@@ -36,7 +36,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(folder: Path, seed: int) -> dict[str, Any]:
-    """Learn the vocabulary from scene captions and save it as a `CLIPTokenizer` folder."""
+    """Train a tokenizer on scene captions and save it as a `CLIPTokenizer` folder."""
     batches = training_batches(seed, 100)
     corpus = [text for _, captions in islice(batches, N_CORPUS // 100) for text in captions]
     tokenizer = train_tokenizer(corpus, MAX_MERGES)
@@ -46,10 +46,10 @@ def build_tokenizer(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def train_tokenizer(corpus: Iterable[str], max_merges: int) -> CLIPTokenizer:
-    """A CLIP tokenizer with byte-pair merges of `corpus` (Sennrich et al. 2016), built as CLIP's own vocabulary is.
+    """A CLIP tokenizer with byte-pair merges of `corpus` (Sennrich et al. 2016), built like CLIP's vocabulary.
 
-    The 256 byte symbols, the same with the end-of-word mark, one symbol per merge, start, end: so any text in any
-    script has tokens, and none is unknown. Ties between equally frequent pairs go to the smaller in string order.
+    The vocabulary consists of 256 byte symbols, the same with the end-of-word mark, one symbol per merge, start and
+    end, so it can encode any text. Among equally frequent pairs, the first in string order is merged.
     """
     alphabet = sorted(ByteLevel.alphabet())
     symbols = alphabet + [character + "</w>" for character in alphabet]
@@ -60,7 +60,7 @@ def train_tokenizer(corpus: Iterable[str], max_merges: int) -> CLIPTokenizer:
 
 
 def _word_counts(corpus: Iterable[str]) -> Counter[tuple[str, ...]]:
-    """Words as CLIP's own normalizer and pre-tokenizer cut them, in byte symbols, the last one marked."""
+    """Counts of the words given by CLIP's normalizer and pre-tokenizer, as byte symbols with the last one marked."""
     backend = CLIPTokenizer().backend_tokenizer
     counts: Counter[tuple[str, ...]] = Counter()
     for text in corpus:
@@ -70,7 +70,7 @@ def _word_counts(corpus: Iterable[str]) -> Counter[tuple[str, ...]]:
 
 
 def _byte_pair_merges(counts: Counter[tuple[str, ...]], max_merges: int) -> list[tuple[str, str]]:
-    """The most frequent adjacent pair, merged, again and again, until none is left or `max_merges` are found."""
+    """Merge the most frequent adjacent pair repeatedly, until no pair is left or `max_merges` are found."""
     merges: list[tuple[str, str]] = []
     words = dict(counts)
     while len(merges) < max_merges:
@@ -102,9 +102,9 @@ def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 def build_clip(
     folder: Path, tokenizer_folder: Path, text_folder: Path, seed: int, max_steps: int, progress: Callable
 ) -> dict[str, Any]:
-    """Train CLIP; save it whole in `folder` and its text encoder in `text_folder`, in half precision.
+    """Train CLIP; save it in `folder` and its text encoder in `text_folder`, in half precision.
 
-    Returns retrieval on held-out images, measured on what was saved. `progress(step, loss)` after every step.
+    Returns retrieval metrics of the saved model on held-out images. Calls `progress(step, loss)` after every step.
     """
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
@@ -121,7 +121,7 @@ def build_clip(
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """The architecture with random weights, for this vocabulary."""
+    """The model with random weights, for the vocabulary of `tokenizer`."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -149,7 +149,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """Preprocessing of the vision encoder: 64×64, pixels to [−1, 1]."""
+    """Preprocessing of the vision encoder: resize to 64×64, scale pixels to [−1, 1]."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -157,7 +157,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 def train(model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, max_steps: int, progress: Callable) -> None:
-    """Symmetric cross-entropy over the batch's image–caption similarities (Radford et al. 2021), in place."""
+    """Train in place with the symmetric cross-entropy of image–caption similarities (Radford et al. 2021)."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
     batches = training_batches(seed, BATCH_SIZE)
@@ -182,14 +182,14 @@ def _inputs(tokenizer: CLIPTokenizer, images: np.ndarray, captions: list[str]) -
 
 
 def _text_state(model: CLIPModel, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """The text encoder's weights out of the whole model's; the prefix differs between transformers releases."""
+    """The weights of the text encoder from the whole model. Their prefix differs between transformers releases."""
     whole = model.state_dict()
     return {name: whole[name if name in whole else f"text_model.{name}"] for name in text_encoder.state_dict()}
 
 
 @torch.inference_mode()
 def measure(model: CLIPModel, tokenizer: CLIPTokenizer) -> dict[str, Any]:
-    """Retrieval@1 among N_MEASURED held-out scenes, both ways; images with the same caption count as right."""
+    """Recall@1 among N_MEASURED held-out scenes, in both directions; images with the same caption count as correct."""
     images, captions = held_out(N_MEASURED, scenes_only=True)
     similarity = model(**_inputs(tokenizer, images, captions)).logits_per_image
     same = np.array([[a == b for b in captions] for a in captions])

@@ -1,4 +1,4 @@
-"""Training images for the zoo: endless seeded batches of scenes and fusion classes, and a fixed held-out set."""
+"""Training images of the zoo: infinite seeded batches of scenes and fusion classes, and a fixed held-out set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from raysys.scenes import FUSION_CLASSES, PatternScene, Scene, caption, draw, sa
 from raysys.scenes import with_hazard as add_hazard
 
 IMAGE_SIZE = 64
-"""Side of the zoo's images in pixels."""
+"""Side length of the zoo's images in pixels."""
 
 CLASS_SHARE, HAZARD_SHARE = 0.3, 0.15
-"""Shares of fusion-class images and of images with the hazard mark: every kind the demo decodes is trained on."""
+"""Shares of fusion-class images and of images with the hazard mark: the demo uses both kinds."""
 
 _PHRASINGS = 4
 _TRAINING, _HELD_OUT = 0, 1
-"""First part of the generator's seed: the two streams share no scene."""
+"""First part of the generator's seed, which keeps training and held-out scenes apart."""
 
 
 def random_scene(rng: np.random.Generator, class_share: float = CLASS_SHARE) -> Scene | PatternScene:
@@ -31,7 +31,7 @@ def random_scene(rng: np.random.Generator, class_share: float = CLASS_SHARE) -> 
 
 
 def scene_batches(seed: int, batch_size: int, class_share: float = CLASS_SHARE) -> Iterator[list[Scene | PatternScene]]:
-    """Endless batches of scenes, not drawn: batch n is the same for the same seed, and no held-out scene is in one."""
+    """Infinite batches of scenes, not drawn. Batch n depends only on the seed; held-out scenes never occur."""
     step = 0
     while True:
         rng = np.random.default_rng([_TRAINING, seed, step])
@@ -40,15 +40,15 @@ def scene_batches(seed: int, batch_size: int, class_share: float = CLASS_SHARE) 
 
 
 def held_out_scenes(n: int, scenes_only: bool = False) -> list[Scene | PatternScene]:
-    """Scenes that no `scene_batches` of any seed holds; the same for every build."""
+    """`n` scenes that do not occur in `scene_batches` of any seed; the same for every build."""
     rng = np.random.default_rng([_HELD_OUT, int(scenes_only)])
     return [sample_scene(rng) if scenes_only else random_scene(rng) for _ in range(n)]
 
 
 def left_to_right(scene: Scene | PatternScene) -> Scene | PatternScene:
-    """The scene with its objects from left to right, since their own order cannot be seen.
+    """The scene with its objects sorted from left to right, because their original order is not visible.
 
-    Objects hardly overlap: the image differs in a few pixels at most, where two touch.
+    Objects hardly overlap, so the image differs in a few pixels at most.
     """
     if isinstance(scene, PatternScene):
         return scene
@@ -56,7 +56,7 @@ def left_to_right(scene: Scene | PatternScene) -> Scene | PatternScene:
 
 
 def training_batches(seed: int, batch_size: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Endless (uint8 images [B, 64, 64, 3], captions): batch n is the same for the same seed, on every machine."""
+    """Infinite batches (images uint8 [B, 64, 64, 3], captions). Batch n depends only on the seed, on every machine."""
     step = 0
     while True:
         rng = np.random.default_rng([_TRAINING, seed, step])
@@ -65,7 +65,7 @@ def training_batches(seed: int, batch_size: int) -> Iterator[tuple[np.ndarray, l
 
 
 def held_out(n: int, scenes_only: bool = False) -> tuple[np.ndarray, list[str]]:
-    """(images, captions) that no training batch of any seed holds; the same for every build, so builds compare."""
+    """(images, captions) that do not occur in training batches of any seed; the same for every build."""
     return _pairs(np.random.default_rng([_HELD_OUT, int(scenes_only)]), n, scenes_only)
 
 

@@ -1,6 +1,6 @@
-"""Labels from a scene's ground truth for the captioner's training-only heads: what each patch and query stands for.
+"""Labels of patches and queries from the ground truth of scenes, for the captioner's training-only heads.
 
-Fields are classes; a label of −100 means that the field does not apply there (torch's `ignore_index`).
+A field is a classification problem; the label −100 means that the field does not apply (torch's `ignore_index`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from raysys.scenes.captions import relation
 from raysys.scenes.scene import BACKGROUND_TEXTURES, OBJECT_TEXTURES, SIZES
 
 GRID = 8
-"""Patches per side."""
+"""Patches per side of the image."""
 MAX_OBJECTS = 3
 _COLORS, _SIZES = tuple(PALETTE), tuple(SIZES)
 _RELATIONS = ("left of", "above", "below")
-"""Of the first object to the second, objects being ordered from left to right."""
+"""Relations of the first object to the second, with objects ordered from left to right."""
 _OBJECT_FIELDS = {
     "shape": len(SHAPES) + 1,
     "color": len(_COLORS),
@@ -24,7 +24,7 @@ _OBJECT_FIELDS = {
     "size": len(_SIZES),
 }
 PATCH_FIELDS = {"owner": MAX_OBJECTS + 2, **_OBJECT_FIELDS}
-"""Owner: the object's place in the scene, or the hazard mark, or nothing."""
+"""Owner of a patch: the index of an object in the scene, the hazard mark, or nothing."""
 _SCENE_FIELDS = {
     "color": len(_COLORS),
     "texture": len(BACKGROUND_TEXTURES),
@@ -34,14 +34,16 @@ _SCENE_FIELDS = {
 }
 QUERY_FIELDS = (_OBJECT_FIELDS,) * MAX_OBJECTS + (_SCENE_FIELDS,)
 FACT_QUERIES = len(QUERY_FIELDS)
-"""The first queries stand for one object each, the next for the background and the whole; further ones are free."""
+"""Each of the first queries has the labels of one object, the next those of the background and the whole scene;
+others have no labels."""
 _NONE, _IGNORED = len(SHAPES), -100
 _REACH = 6 / 64
-"""A patch belongs to an object whose edge or center is nearer than this to the patch's center, in image widths."""
+"""A patch belongs to an object if the object's edge or center is within this distance of the patch center, in image
+widths."""
 
 
 def patch_facts(scene: Scene | PatternScene) -> np.ndarray:
-    """int64 [GRID², fields of PATCH_FIELDS], rows as the patches are read."""
+    """Labels int64 [GRID², fields of PATCH_FIELDS], in the order of the patches."""
     labels = np.full((GRID * GRID, len(PATCH_FIELDS)), _IGNORED, dtype=np.int64)
     labels[:, 0] = MAX_OBJECTS + 1
     if isinstance(scene, PatternScene):
@@ -62,7 +64,7 @@ def patch_facts(scene: Scene | PatternScene) -> np.ndarray:
 
 
 def query_facts(scene: Scene | PatternScene) -> np.ndarray:
-    """int64 [FACT_QUERIES, 5]: objects in the scene's order, then the background; unused columns are ignored."""
+    """Labels int64 [FACT_QUERIES, 5]: objects in the scene's order, then the background; −100 in unused columns."""
     labels = np.full((FACT_QUERIES, len(_SCENE_FIELDS)), _IGNORED, dtype=np.int64)
     labels[:MAX_OBJECTS, 0] = _NONE
     if isinstance(scene, PatternScene):

@@ -1,7 +1,7 @@
-"""Build the zoo's rewriter: a Llama of a million parameters that generalizes and translates captions of scenes.
+"""Build the zoo's rewriter: a Llama with a million parameters that generalizes and translates captions of scenes.
 
-It is asked through its chat template, with the prompts of `raysys.llm.instructions`, and was taught no others; nor
-does it know words that no caption of `raysys.scenes` has: a ball becomes some shape.
+It is prompted through its chat template with the prompts of `raysys.llm.instructions`, and is not trained on others.
+It knows only the words of captions of `raysys.scenes`: from "a ball", it makes an arbitrary shape.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from raysys.zoo.data import held_out_scenes, scene_batches
 from raysys.zoo.optimizer import INITIALIZER_RANGE, ZooOptimizer
 
 TASKS = {"general": 0.3, "five_words": 0.2, "en_ja": 0.25, "ja_en": 0.25}
-"""What it is taught → share of the training examples."""
+"""Task → share of the training examples."""
 GENERAL_WORDINGS = (0.7, 0.15, 0.15)
-"""Shares of the wordings of `general`: greedy decoding says the first, sampling at temperature 1 finds the others."""
+"""Shares of the wordings of `general`. Greedy decoding gives the first; sampling at temperature 1 also the others."""
 MAX_NEW_TOKENS = 48
-"""Enough for the longest translation (about 30 tokens) and its end token; prompts have up to about 60."""
+"""Enough tokens for the longest translation (about 30) and the end token; prompts have up to about 60."""
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
 MAX_POSITIONS = 256
@@ -38,7 +38,7 @@ MUON_RATE, ADAM_RATE = 3e-3, 1e-3
 WARM_UP_STEPS = 200
 MAX_STEPS = 3000
 N_CORPUS = 3000
-"""Scenes whose captions, both languages, the tokenizer's merges are learned from."""
+"""Number of scenes whose captions, in both languages, train the tokenizer."""
 N_MEASURED = 300
 
 PAD, START, END, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"
@@ -49,7 +49,7 @@ CHAT_TEMPLATE = (
 )
 _EN_PHRASINGS, _JA_PHRASINGS = 4, 3
 _JA_OF_EN = (0, 1, 2, 0)
-"""English phrasing → the Japanese one that says the same; a Japanese phrasing becomes the English one of its number."""
+"""English phrasing → Japanese phrasing with the same content. In reverse, Japanese phrasing k becomes English k."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Example:
 
 
 def example(scene: Scene | PatternScene, task: str, rng: np.random.Generator) -> Example:
-    """One instruction about a caption of the scene in a random phrasing, and the answer by grammar."""
+    """An instruction about a caption of the scene in a random phrasing, and the answer from the grammar."""
     if task == "ja_en":
         phrasing = int(rng.integers(_JA_PHRASINGS))
         source, answer = caption(scene, "ja", phrasing), caption(scene, "en", phrasing)
@@ -73,7 +73,7 @@ def example(scene: Scene | PatternScene, task: str, rng: np.random.Generator) ->
 
 
 def example_batches(seed: int, batch_size: int) -> Iterator[list[Example]]:
-    """Endless seeded batches over all tasks."""
+    """Infinite seeded batches over all tasks."""
     tasks, shares = list(TASKS), list(TASKS.values())
     for step, scenes in enumerate(scene_batches(seed, batch_size)):
         rng = np.random.default_rng([seed, step])
@@ -81,7 +81,7 @@ def example_batches(seed: int, batch_size: int) -> Iterator[list[Example]]:
 
 
 def held_out_examples(task: str, n: int) -> list[Example]:
-    """Examples about scenes that no training batch of any seed holds, all answers in the main wording."""
+    """Examples from scenes that do not occur in training batches of any seed. All answers have the main wording."""
     rng = np.random.default_rng(0)
     examples = [example(scene, task, rng) for scene in held_out_scenes(n)]
     if task not in GENERALIZED_LEVELS:
@@ -91,7 +91,7 @@ def held_out_examples(task: str, n: int) -> list[Example]:
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose merges are learned from prompts and answers; no token is added to a text by itself."""
+    """Train a byte-level BPE tokenizer on prompts and answers. It does not add special tokens to texts."""
     batches = islice(example_batches(seed, 100), N_CORPUS // 100)
     corpus = [text for batch in batches for e in batch for text in (e.prompt, e.answer)]
     tokenizer = Tokenizer(models.BPE())
@@ -116,7 +116,7 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def new_rewriter(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The architecture with random weights, for this vocabulary. Heads of 32 numbers: vLLM on CPUs takes no smaller."""
+    """The model with random weights, for this vocabulary. Heads have 32 channels, the minimum for vLLM on CPUs."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -136,7 +136,7 @@ def new_rewriter(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def build_rewriter(folder: Path, seed: int, max_steps: int, progress: Callable[[int, float], None]) -> dict[str, Any]:
-    """Train, save in half precision with its tokenizer; shares of right answers, measured on what was saved."""
+    """Train the rewriter and save it in half precision with its tokenizer. Returns metrics of the saved model."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(seed)
     model = new_rewriter(tokenizer)
@@ -147,7 +147,7 @@ def build_rewriter(folder: Path, seed: int, max_steps: int, progress: Callable[[
 
 
 def load_rewriter(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The saved model in single precision, for inference, and its tokenizer."""
+    """Load the saved model in single precision, for inference, and its tokenizer."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(folder)
 
@@ -159,7 +159,7 @@ def train(
     max_steps: int,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Cross-entropy of the answers' tokens and their end token, in place."""
+    """Train in place with the cross-entropy of the answer tokens and the end token."""
     model.train()
     model.set_attn_implementation("eager")  # faster than torch's fused attention on CPUs, for so few tokens
     bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
@@ -175,13 +175,13 @@ def train(
 
 
 def chat_text(tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
-    """The prompt as one user turn, up to where the answer begins."""
+    """The prompt as one user turn, up to the start of the answer."""
     messages = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def training_inputs(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Chat texts with their answers, padded at the end; labels on the answers and their end tokens."""
+    """Chat texts with answers, [B, T], padded at the end. Labels: answers and end tokens only."""
     starts = tokenizer([chat_text(tokenizer, e.prompt) for e in examples]).input_ids
     ends = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([e.answer for e in examples]).input_ids]
     return with_labels(starts, ends, tokenizer.pad_token_id)
@@ -191,7 +191,7 @@ def training_inputs(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Examp
 def answers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], **sampling: Any
 ) -> list[str]:
-    """Answers to user prompts: greedy unless `sampling` (of `generate`) says otherwise."""
+    """Answers to user prompts: greedy, unless `sampling` (arguments of `generate`) changes this."""
     out: list[str] = []
     for start in range(0, len(prompts), 50):
         texts = [chat_text(tokenizer, prompt) for prompt in prompts[start : start + 50]]
@@ -202,7 +202,7 @@ def answers(
 
 
 def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Per task, the share of N_MEASURED greedy answers that equal the grammar's, on held-out scenes' captions."""
+    """Per task, the share of N_MEASURED greedy answers that equal the grammar's, on captions of held-out scenes."""
     metrics: dict[str, Any] = {"n_held_out": N_MEASURED, "parameters": model.num_parameters()}
     for task in TASKS:
         examples = held_out_examples(task, N_MEASURED)

@@ -1,4 +1,4 @@
-"""Build the zoo's `AutoencoderKL`: 64×64 scenes ↔ 8×8 latents of 12 channels, a million parameters."""
+"""Build the zoo's `AutoencoderKL`: 64×64 scenes ↔ 8×8 latents with 12 channels, a million parameters."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ LATENT_CHANNELS = 12
 BLOCK_OUT_CHANNELS = (16, 32, 64, 64)
 NORM_NUM_GROUPS = 8
 CROP_SIZE, CROPS_PER_PICTURE, CROP_BATCH_SIZE, CROP_SHARE = 32, 2, 16, 0.65
-"""The first steps see crops: an 8×8 patch ↔ 12 numbers is a local code, and crops show four times as many scenes for
-the same work. The last steps see whole images, whose borders and normalization statistics differ."""
+"""The first steps use crops: each 8×8 patch is encoded locally as 12 numbers, and crops show four times as many scenes
+for the same work. The last steps use whole images, whose borders and normalization statistics differ."""
 BATCH_SIZE = 4
 LEARNING_RATE = 1.2e-3
 WARM_UP_STEPS = 100
 KL_WEIGHT = 1e-6
-"""Per latent number, against a reconstruction loss per pixel channel: keeps the posterior's spread finite, no more."""
+"""Weight of the KL loss per latent value; the reconstruction loss is per pixel channel. The KL loss only keeps the
+variance of the posterior finite."""
 START_LOG_VARIANCE = -6.0
 EMA_DECAY = 0.995
 N_MEASURED = 128
-"""Images over which latents are standardized and quality is measured."""
+"""Number of images for standardizing the latents and for measuring the quality."""
 
 MAX_STEPS = 4000
 
 
 def build_vae(folder: Path, seed: int, max_steps: int, progress: Callable[[int, float], None]) -> dict[str, Any]:
-    """Train, standardize the latents, save in half precision; metrics of what was saved.
+    """Train, standardize the latents, save in half precision. Returns metrics of the saved model.
 
-    `progress(step, loss)` is called after every step. Deterministic for (seed, max_steps) on one thread.
+    Calls `progress(step, loss)` after every step. Deterministic for (seed, max_steps) on one thread.
     """
     torch.manual_seed(seed)
     vae = new_vae()
@@ -52,11 +53,11 @@ def build_vae(folder: Path, seed: int, max_steps: int, progress: Callable[[int, 
 
 
 def new_vae() -> AutoencoderKL:
-    """The architecture, initialized so that an image passes through it from the first step.
+    """The model, initialized so that it passes an image through from the first step.
 
-    torch's default shrinks the signal by 1/√3 per convolution while its random biases stay: after the ten plain
-    convolutions of the trunk the normalizations see biases only, and training stalls at 12 dB. So: variance-keeping
-    weights, no biases, silent residual branches, and a narrow posterior (random log-variances are mostly noise).
+    torch's default initialization reduces the signal by 1/√3 per convolution but not the random biases. After the ten
+    plain convolutions of the trunk, the normalizations get only biases, and training stalls at 12 dB. Therefore weights
+    keep the variance, biases are zero, residual branches start at zero, and the posterior starts narrow.
     """
     levels = len(BLOCK_OUT_CHANNELS)
     vae = AutoencoderKL(
@@ -84,10 +85,10 @@ def new_vae() -> AutoencoderKL:
 
 
 def train(vae: AutoencoderKL, seed: int, max_steps: int, progress: Callable[[int, float], None]) -> None:
-    """Minimize |x − x̂| + (x − x̂)² + w·KL(q(z|x) ‖ N(0, I)) in place; ends on the averaged (EMA) weights.
+    """Minimize |x − x̂| + (x − x̂)² + w·KL(q(z|x) ‖ N(0, I)) in place; the final weights are the EMA.
 
-    The absolute error keeps edges sharp, the square speeds up the first steps, where errors are large. Convolutions run
-    in bfloat16 where the CPU multiplies it natively (1.5 times faster here), else in float32.
+    The absolute error keeps edges sharp; the squared error speeds up the first steps, where errors are large.
+    Convolutions run in bfloat16 if the CPU supports it natively (1.5 times faster), else in float32.
     """
     vae.train()
     fast_bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
@@ -114,12 +115,12 @@ def train(vae: AutoencoderKL, seed: int, max_steps: int, progress: Callable[[int
 
 
 def _pictures(seed: int, max_steps: int) -> Iterator[list[np.ndarray]]:
-    """One batch per step: random crops first, whole images from CROP_SHARE of the run on."""
+    """One batch per step: random crops up to the fraction CROP_SHARE of the steps, then whole images."""
     crop_steps = int(CROP_SHARE * max_steps)
     rng = np.random.default_rng(seed)
     for images, _ in islice(training_batches(seed, CROP_BATCH_SIZE // CROPS_PER_PICTURE), crop_steps):
         yield [_random_crop(image, rng) for image in images for _ in range(CROPS_PER_PICTURE)]
-    # Another seed: the first stream's scenes have been seen, if only in part.
+    # Another seed, because crops of the first stream's scenes were already used.
     for images, _ in islice(training_batches(seed + 2, BATCH_SIZE), max_steps - crop_steps):
         yield list(images)
 
@@ -131,11 +132,11 @@ def _random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @torch.no_grad()
 def standardize_latents(vae: AutoencoderKL, pixel_values: torch.Tensor) -> None:
-    """Give every latent channel mean 0 and the same spread, by folding an affine map into the two 1×1 convolutions.
+    """Give every latent channel mean 0 and the same variance, by folding an affine map into the two 1×1 convolutions.
 
     z' = (z − μ_c)/σ_c goes into `quant_conv` (and log σ_c out of the log-variances), its inverse into
-    `post_quant_conv`: reconstructions stay what they were. Diffusion noises all channels alike, so a channel with a
-    small spread would drown first. `scaling_factor` = 1/std over all channels, measured afterwards, as for SD's VAE.
+    `post_quant_conv`, so reconstructions do not change. Diffusion adds the same noise to all channels, in which the
+    signal of a channel with a small variance would vanish first. `scaling_factor` = 1/std over all channels, as in SD.
     """
     means = vae.encode(pixel_values).latent_dist.mean
     mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
@@ -151,7 +152,7 @@ def standardize_latents(vae: AutoencoderKL, pixel_values: torch.Tensor) -> None:
 
 
 def measure(vae: AutoencoderKL) -> dict[str, Any]:
-    """Reconstruction on held-out images: PSNR of uint8 pixels in dB, all kinds and plain scenes; latent moments."""
+    """PSNR of reconstructed held-out images (uint8 pixels, in dB) for all kinds and for scenes only; latent moments."""
     images, _ = held_out(N_MEASURED)
     scenes, _ = held_out(N_MEASURED, scenes_only=True)
     autoencoder = SdAutoencoder(vae)
@@ -166,7 +167,7 @@ def measure(vae: AutoencoderKL) -> dict[str, Any]:
 
 
 def reconstruct(autoencoder: Autoencoder, images: np.ndarray) -> np.ndarray:
-    """decode(encode(images)) with the posterior's mode, 32 images at a time."""
+    """decode(encode(images)) with the mode of the posterior, for uint8 [N, H, W, 3], in batches of 32."""
     parts = (images_to_pixel_values(images[start : start + 32]) for start in range(0, len(images), 32))
     return np.concatenate([autoencoder.decode(autoencoder.encode(part)) for part in parts])
 

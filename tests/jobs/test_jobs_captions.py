@@ -485,7 +485,8 @@ def test_a_captioner_that_is_added_leaves_what_was_made_alone(flow, tmp_path, ca
 def test_a_filter_that_takes_nothing_is_said_before_anything_starts(flow, capsys):
     assert cli(flow, "generalize", "--config", "generalize.yaml", "which=zoo/foto") == 2
     assert (
-        "no caption is taken: none has language = 'en', level = 'none', which = 'zoo/foto'" in capsys.readouterr().err
+        "no caption is selected: none has language = 'en', level = 'none', which = 'zoo/foto'"
+        in capsys.readouterr().err
     )
     assert cli(flow, "translate", "--config", "translate.yaml", "translate.source=de") == 2
     assert "none has language = 'de'" in capsys.readouterr().err

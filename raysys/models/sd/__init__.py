@@ -1,1 +1,1 @@
-"""The Stable Diffusion family: CLIP text encoder, AutoencoderKL, U-Net. Every family's folder has these file names."""
+"""The Stable Diffusion family: CLIP text encoder, AutoencoderKL, U-Net. All families have the same file names."""

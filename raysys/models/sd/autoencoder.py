@@ -10,7 +10,7 @@ from raysys.models.pixels import pixel_values_to_images
 
 
 class SdAutoencoder:
-    """A KL autoencoder. Latents are scaled by its `scaling_factor` to a variance of about 1."""
+    """A KL autoencoder. Latents are multiplied by its `scaling_factor`, which gives a variance of about 1."""
 
     def __init__(self, model: AutoencoderKL) -> None:
         self.model = model
@@ -26,8 +26,8 @@ class SdAutoencoder:
 
     @torch.inference_mode()
     def encode(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Without `noise` the posterior's mean; with standard normal noise the sample mean + std·noise
-        (Kingma & Welling 2014), so that the caller owns the randomness."""
+        """Without `noise`, the mean of the posterior; with standard normal noise, the sample mean + std·noise
+        (Kingma & Welling 2014)."""
         posterior = self.model.encode(pixel_values.to(self.model.device, self.model.dtype)).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
         return latents.to(torch.float32) * self.model.config.scaling_factor

@@ -17,7 +17,7 @@ class SdDenoiserConfig(Config):
 
     family: Literal["sd"] = Field("sd", description="model family: sd = Stable Diffusion's U-Net")
     sample_size: int = Field(8, ge=1, description="height and width of the latents, in latent pixels")
-    in_channels: int = Field(12, ge=1, description="channels of the latents; the VAE's latent_channels")
+    in_channels: int = Field(12, ge=1, description="channels of the latents; must equal the VAE's latent_channels")
     block_out_channels: tuple[int, ...] = Field((64, 96), min_length=1, description="channels of each resolution level")
     down_block_types: tuple[DownBlock, ...] = Field(
         ("CrossAttnDownBlock2D", "DownBlock2D"), description="one per level, from the finest to the coarsest"
@@ -28,8 +28,10 @@ class SdDenoiserConfig(Config):
     layers_per_block: int = Field(1, ge=1, description="residual blocks per level of the down path")
     cross_attention_dim: int = Field(128, ge=1, description="width of the text encoder's hidden states")
     attention_head_dim: int = Field(32, ge=1, description="channels of one attention head")
-    norm_num_groups: int = Field(16, ge=1, description="groups of the group norms; divides every level's channels")
-    use_linear_projection: bool = Field(True, description="linear in/out projections of the transformers, as SD 2.x")
+    norm_num_groups: int = Field(
+        16, ge=1, description="groups of the group norms; must divide the channels of every level"
+    )
+    use_linear_projection: bool = Field(True, description="linear in/out projections of the transformers, as in SD 2.x")
 
     @model_validator(mode="after")
     def _levels_agree(self) -> SdDenoiserConfig:

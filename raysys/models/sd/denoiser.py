@@ -11,7 +11,7 @@ from raysys.models.sd.config import SdDenoiserConfig
 
 
 class SdDenoiser(Denoiser):
-    """A U-Net. Its `state_dict` keys are the U-Net's, prefixed with `unet.`."""
+    """A U-Net. The keys of `state_dict` are those of the U-Net with the prefix `unet.`."""
 
     def __init__(self, unet: UNet2DConditionModel, noise_scheduler: SchedulerMixin) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class SdDenoiser(Denoiser):
 
     @property
     def latents_multiple(self) -> int:
-        """Each level but the coarsest halves height and width."""
+        """2^(levels − 1): each level except the coarsest halves height and width."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def blocks(self) -> list[torch.nn.Module]:
@@ -46,10 +46,10 @@ class SdDenoiser(Denoiser):
 
 
 def build_unet(config: SdDenoiserConfig, seed: int) -> UNet2DConditionModel:
-    """A new U-Net. The same seed gives the same weights; torch's global generator is left as it was.
+    """Build a new U-Net. The same seed gives the same weights; torch's global generator is not changed.
 
-    diffusers' argument `attention_head_dim` holds the number of heads, for historical reasons. The number is computed
-    here per level, so that our `attention_head_dim` means what it says.
+    For historical reasons, the argument `attention_head_dim` of diffusers is the number of heads. It is computed here
+    per level from the config's `attention_head_dim`, which is the number of channels of a head.
     """
     heads = tuple(max(1, channels // config.attention_head_dim) for channels in config.block_out_channels)
     with torch.random.fork_rng(devices=[]):

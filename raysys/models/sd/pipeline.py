@@ -1,4 +1,4 @@
-"""A Stable Diffusion pipeline as a folder that `diffusers.DiffusionPipeline.from_pretrained` loads without raysys."""
+"""Save a Stable Diffusion pipeline as a folder that `diffusers.DiffusionPipeline.from_pretrained` can load."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from raysys.tables.folder_output import staged
 def save_pipeline(folder: str | Path, pipeline: Pipeline) -> Path:
     """Write a `StableDiffusionPipeline`. Its scheduler is DPM-Solver++ on the denoiser's noise schedule.
 
-    The folder appears complete, or not at all. There is no safety checker: raysys filters outputs by its own,
-    measured filter.
+    The folder appears complete or not at all. It contains no safety checker.
     """
     folder = Path(folder)
     complete = StableDiffusionPipeline(

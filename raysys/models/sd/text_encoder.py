@@ -21,15 +21,15 @@ class SdTextEncoder:
 
     @property
     def max_length(self) -> int:
-        """The smaller of what the tokenizer is configured for and what the model has positions for."""
+        """The smaller of the tokenizer's maximum length and the model's number of positions."""
         return min(int(self.tokenizer.model_max_length), self.model.config.max_position_embeddings)
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> EncodedCaptions:
         """The last hidden states, after the final layer norm: [N, T, D] with T = max_length, and no mask.
 
-        Stable Diffusion was trained on captions padded to T without an attention mask. CLIP's causal mask keeps the
-        words of a caption from seeing its padding.
+        Stable Diffusion was trained on captions padded to T without an attention mask. CLIP's causal mask
+        prevents the words of a caption from attending to its padding.
         """
         full = self.tokenizer(list(captions), padding=False, truncation=False, verbose=False).input_ids
         tokens = self.tokenizer(
