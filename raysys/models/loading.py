@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +22,10 @@ if TYPE_CHECKING:  # not needed for hashing
     import torch
 
 M, L = TypeVar("M", bound="torch.nn.Module"), TypeVar("L")
+
+BUILDING = threading.RLock()
+"""Held while a model is built or loaded. diffusers and transformers patch torch.nn for the whole process while they
+load a model; two loads at the same time leave the patches in place, and all later modules lie on the meta device."""
 
 PIPELINE_INDEX = "model_index.json"
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -82,9 +87,11 @@ def ready(model: M, device: str) -> M:
 
 
 def loaded(folder: Path, load: Callable[[], L]) -> L:
-    """Return `load()`. Its exceptions about files of the folder are raised as one InputError that names the folder."""
+    """Return `load()`, which no other thread does at the same time. Its exceptions about files of the folder are raised
+    as one InputError that names the folder."""
     try:
-        return load()
+        with BUILDING:
+            return load()
     except (OSError, ValueError, KeyError, SafetensorError) as exc:
         reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise InputError(

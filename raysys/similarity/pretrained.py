@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from raysys.errors import InputError
+from raysys.models.loading import BUILDING
 from raysys.similarity.images import ImageLike, as_pil
 from raysys.similarity.thresholds import NO_CLAIM, SSCD
 from raysys.similarity.weights import hash_of_folder, read_pinned
@@ -95,7 +96,8 @@ class TransformersDescriptor:
             config = config.vision_config
         try:
             cls = CLIPVisionModelWithProjection if name == "clip" else Dinov2Model
-            self._model = cls.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
+            with BUILDING:
+                self._model = cls.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True)
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except OSError as exc:
             raise InputError(f"{folder} is not a complete {name} folder: {_first_line(exc)}", SAVE_BOTH) from exc

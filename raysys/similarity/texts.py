@@ -12,7 +12,7 @@ import numpy as np
 
 from raysys.errors import InputError
 from raysys.models import places
-from raysys.models.loading import model_hash
+from raysys.models.loading import BUILDING, model_hash
 
 BATCH_SIZE = 64
 WORDS = "words"
@@ -109,7 +109,8 @@ def _clip_embedder(place: str, device: str) -> TextEmbedder:
     folder = _folder(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        with BUILDING:
+            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
         raise InputError(f"{place} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
     model = model.eval().requires_grad_(False).to(device)

@@ -84,7 +84,7 @@ def test_a_broken_engine_blames_only_the_row_that_breaks_it(tmp_path):
     assert rows == [{"row_id": "part0/7", "reason": "worker_died"}]
 
 
-@pytest.mark.parametrize("heavy", ["false", "true"])
+@pytest.mark.parametrize("heavy", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_a_killed_worker_costs_only_time(tmp_path, heavy):
     output = tmp_path / "table"
     process = start(output, "seconds=0.1", f"heavy={heavy}")
@@ -109,7 +109,7 @@ def test_sigterm_is_a_graceful_stop(tmp_path):
     process.terminate()
     code, err = finish(process)
     assert code == 143, err
-    code, err = finish(start(output))
+    code, err = finish(start(output, address="inline"))
     assert code == 0, err
     check_whole(output)
 

@@ -179,7 +179,7 @@ def test_damaged_rows_fail_their_chunk_and_the_others_go_on(folder):
     assert "Traceback" not in result.stderr
     assert open_table(str(folder / "features/samples"), FEATURES).n_pending == 1
     part.write_bytes(whole)
-    tiny.done("dedup", folder)
+    tiny.done("dedup", folder, "--address", "inline")
     described = {r["image_id"] for r in all_rows(folder / "features/samples")}
     rows = all_rows(folder / "samples")
     assert described == {r["row_id"] for r in rows if r["outcome"] == "kept" or r["reason"] in LICENSE_REASONS}
@@ -203,7 +203,7 @@ def test_no_space_left(ingested, tmp_path):
         assert not list(disk.rglob("_tmp-*"))
         before = parts_of(disk / "samples")
         subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
-        tiny.done("ingest", ingested, f"output={disk}/samples")
+        tiny.done("ingest", ingested, f"output={disk}/samples", "--address", "inline")
         assert before.items() <= parts_of(disk / "samples").items()
         assert all_rows(disk / "samples") == all_rows(ingested / "samples")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)

@@ -677,6 +677,7 @@ def test_vllm_on_ray_says_the_same(flow):
 
 
 @vllm
+@pytest.mark.slow
 def test_why_vllms_engine_does_not_start_is_told(flow, capsys):
     """It ends in a process of its own, which only writes why."""
     kwargs = "generalize.llm.vllm.engine_kwargs={kv_cache_memory_bytes: 4096}"

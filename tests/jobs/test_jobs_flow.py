@@ -19,7 +19,7 @@ from raysys.outcomes import Counts
 from raysys.rows import DUPLICATES, GENERATIONS, LATENTS, MATCHES, SAMPLES, TEXT_STATES
 from raysys.tables import open_table
 from tests.support import tiny
-from tests.support.processes import communicate, raysys
+from tests.support.processes import raysys
 from tests.support.tables import read_rows
 
 pytestmark = pytest.mark.timeout(1200)
@@ -241,14 +241,13 @@ def test_dry_run_writes_nothing(flow, without_ray, tmp_path):
 def test_limit_is_whole_chunks_and_goes_on(flow, tmp_path):
     tiny.write_configs(tmp_path)
     (tmp_path / "shards").symlink_to(flow / "shards")
-    process = tiny.begin("ingest", tmp_path, "--limit", "6")
-    communicate(process)
-    assert process.returncode == 0
+    inline = tiny.command("ingest", "--address", "inline")
+    assert tiny.here(tmp_path, *inline, "--limit", "6").returncode == 0
     view = open_table(str(tmp_path / "samples"))
     assert (view.counts().total, view.n_pending) == (8, 6)
     note = tiny.here(tmp_path, *tiny.command("dedup", "--dry-run")).stderr
     assert "note: samples has 6 pending chunks" in note
-    tiny.done("ingest", tmp_path)
+    assert tiny.here(tmp_path, *inline).returncode == 0
     assert all_rows(tmp_path / "samples", SAMPLES) == [
         row | {"shard": row["shard"].replace(str(flow), str(tmp_path))} for row in all_rows(flow / "samples", SAMPLES)
     ]

@@ -73,7 +73,8 @@ def test_pictures_that_could_not_be_read_again(tmp_path):
     samples = tiny.write_samples(tmp_path, 8)
     shard, away = tmp_path / "shards/train/00000.tar", tmp_path / "away.tar"
     os.rename(shard, away)
-    tiny.done("dedup", tmp_path)
+    dedup = tiny.command("dedup", "--address", "inline")
+    assert tiny.here(tmp_path, *dedup).returncode == 0
     assert {r["outcome"] for r in all_rows(tmp_path / "features/samples")} == {"error"}
     listed = tiny.here(tmp_path, "failed", "features/samples", "--json").stdout.splitlines()
     assert [json.loads(line)["image_id"] for line in listed] == [r["row_id"] for r in samples]
@@ -84,8 +85,8 @@ def test_pictures_that_could_not_be_read_again(tmp_path):
     assert "whole-table step" in unhelpful.stderr
 
     os.rename(away, shard)
-    retried = retry(tmp_path, "features/samples")
+    retried = tiny.here(tmp_path, "retry", "features/samples", "--address", "inline")
     assert retried.returncode == 0, retried.stderr
     assert {r["outcome"] for r in all_rows(tmp_path / "features/samples")} == {"kept"}
-    assert tiny.here(tmp_path, *tiny.command("dedup")).returncode == 0
+    assert tiny.here(tmp_path, *dedup).returncode == 0
     assert {r["outcome"] for r in all_rows(tmp_path / "duplicates")} == {"kept"}

@@ -203,6 +203,7 @@ def test_headline_doubts():
     assert different.verdict == "R is lower for mitigated than for baseline, but the values are not comparable."
     assert "(512 and 99)" in different.warnings[0]
     none = said(R_ci=None, R_ci_reason="50 generated images; an interval needs at least 100")
+    assert none.verdict == overlap.verdict, "a difference without an interval is not a finding"
     assert "50 generated images" in none.warnings[0]
     assert headline(found).warnings == ()
 

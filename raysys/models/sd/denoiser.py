@@ -7,6 +7,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from raysys.models.family import Conditioning, Denoiser
+from raysys.models.loading import BUILDING
 from raysys.models.sd.config import SdDenoiserConfig
 
 
@@ -52,7 +53,7 @@ def build_unet(config: SdDenoiserConfig, seed: int) -> UNet2DConditionModel:
     per level from the config's `attention_head_dim`, which is the number of channels of a head.
     """
     heads = tuple(max(1, channels // config.attention_head_dim) for channels in config.block_out_channels)
-    with torch.random.fork_rng(devices=[]):
+    with BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet2DConditionModel(
             sample_size=config.sample_size,

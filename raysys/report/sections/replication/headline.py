@@ -39,13 +39,11 @@ def _verdict(data: ReplicationData) -> str:
     verdict = f"R is lower for {join_words([other.name for other in lower])} than for {first.name}"
     if len(lower) < len(others):
         verdict += f", not for {join_words([o.name for o in others if o not in lower])}"
-    if unclear := [other.name for other in lower if _differences(first, other)]:
-        doubt = "the values are not comparable"
-    elif unclear := [other.name for other in lower if _overlap(first.result, other.result)]:
-        doubt = "the difference may be due to chance"
-    else:
-        return verdict + "."
-    return f"{verdict}, but {doubt}{'' if len(others) == 1 else ' for ' + join_words(unclear)}."
+    different = [other.name for other in lower if _differences(first, other)]
+    chance = [o.name for o in lower if o.name not in different and _may_be_chance(first.result, o.result)]
+    doubts = (("the values are not comparable", different), ("the difference may be due to chance", chance))
+    said = [text + ("" if len(others) == 1 else f" for {join_words(names)}") for text, names in doubts if names]
+    return f"{verdict}, but {' and '.join(said)}." if said else f"{verdict}."
 
 
 def _in_figures(data: ReplicationData) -> str:
@@ -158,6 +156,11 @@ def _differences(first: Measured, other: Measured) -> list[str]:
         )
         if (a := getattr(first.result, what)) != (b := getattr(other.result, what))
     ]
+
+
+def _may_be_chance(first: ReplicationResult, other: ReplicationResult) -> bool:
+    """Without both intervals nothing speaks against chance."""
+    return first.R_ci is None or other.R_ci is None or _overlap(first, other)
 
 
 def _overlap(first: ReplicationResult, other: ReplicationResult) -> bool:
