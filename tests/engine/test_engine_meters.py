@@ -142,6 +142,7 @@ def most_read(folder: Path, **settings) -> int:
     return max(accumulate(step for _, step in sorted(times)))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_no_more_chunks_are_read_than_the_limit_allows(ray_local: Path, tmp_path: Path):
     """Real readers before a slow worker; with a limit that never holds they run ahead, so this can fail."""

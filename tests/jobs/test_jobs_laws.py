@@ -65,7 +65,7 @@ def test_prompt_files(tmp_path):
         ("empty.txt", b" \n", "is empty"),
         ("latin.txt", "é".encode("latin-1"), "not UTF-8"),
         ("bad.jsonl", b'{"prompt": "no id"}', "line 1"),
-        ("twice.jsonl", b'{"prompt_id": 1, "prompt": "a"}\n{"prompt_id": 1, "prompt": "b"}', "occur twice"),
+        ("twice.jsonl", b'{"prompt_id": 1, "prompt": "a"}\n{"prompt_id": 1, "prompt": "b"}', "duplicate prompt_ids"),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=message):

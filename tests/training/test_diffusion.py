@@ -140,7 +140,7 @@ def test_resume_is_exact(tmp_path, sets, changes):
 
 
 def test_it_learns(tmp_path, sets):
-    changes = {"max_steps": 150, "log_every_steps": 25, "optimizer": {"learning_rate": 3e-3}}
+    changes = {"max_steps": 75, "log_every_steps": 25, "optimizer": {"learning_rate": 3e-3}}
     _, metrics, _ = run(diffusion(), sets[0], tmp_path, **changes)
     assert losses(metrics)[0] > 0.8
     assert losses(metrics)[-1] < 0.8 * losses(metrics)[0]
