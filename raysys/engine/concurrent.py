@@ -88,7 +88,8 @@ def _all_ended(threads: Sequence[_Thread]) -> bool:
 
 
 def _end_gracefully(threads: Sequence[_Thread], ask_to_stop: Callable[[], None], grace_s: float) -> None:
-    print(f"stopping: waiting up to {grace_s:g} s for checkpoints (Ctrl-C again to stop at once)", file=sys.stderr)
+    if not _ending:  # several trainings of a study stop together
+        print(f"stopping: waiting up to {grace_s:g} s for checkpoints (Ctrl-C again to stop at once)", file=sys.stderr)
     until = time.monotonic() + grace_s
     _ending[threading.get_ident()] = until
     try:

@@ -99,6 +99,11 @@ def _held_out_warnings(data: ReplicationData) -> list[str]:
             f"The images of {first.name} are not closer to its training images than to images that it was not trained "
             f"on (R {number(first.result.R)} and {number(held_out.R)}): R shows no memorization that could be reduced."
         )
+    elif _overlap(first.result, held_out):
+        warnings.append(
+            f"The 95 % intervals of R of {first.name} and of its held-out level overlap: its images are not clearly "
+            "closer to its training images than to images that it was not trained on."
+        )
     if held_out.n_training != first.result.n_training:
         warnings.append(
             f"The held-out level was measured against {held_out.n_training:,} images, R against "
