@@ -461,7 +461,7 @@ def test_lost_images_are_counted_and_tried_again_when_asked(own, capsys):
     (own / "away.tar").rename(own / "tars/00001.tar")
     again = run(config(own, own / "out", **tables), RunOptions())
     assert again.steps["export"].values["samples"] == 14
-    assert again.notes == ("8 images could not be read, --on-change recompute tries again",)
+    assert again.notes == ("8 images could not be read; --on-change recompute tries again",)
     assert export(own, own / "out", RunOptions(on_change="recompute"), **tables)["samples"] == 21
 
 
