@@ -167,11 +167,7 @@ class MetricsFile:
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
     """The records of a training's metrics.jsonl; [] if the file does not exist yet."""
-    try:
-        lines = store.read(METRICS).decode().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
+    return store.read_json_lines(METRICS)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

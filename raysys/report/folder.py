@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,19 @@ DONE, FAILED = "done", "failed"
 """States of a step that has ended."""
 
 METRICS = "metrics.jsonl"
+
+
+def failure_of(record: Mapping[str, Any], model: str) -> tuple[str, str] | None:
+    """(step, reason) of the first failed step that a model needs, its own or a shared one; None if none has failed."""
+    steps = record["steps"]
+    todo = [name for name, step in steps.items() if step["model"] == model]
+    needed = set(todo)
+    while todo:
+        further = [name for name in steps[todo.pop()].get("needs", ()) if name in steps and name not in needed]
+        needed.update(further)
+        todo += further
+    failed = (name for name, step in steps.items() if name in needed and step.get("state") == FAILED)
+    return next(((name, steps[name]["reason"]) for name in failed), None)
 
 
 @dataclass(frozen=True)
@@ -56,16 +68,16 @@ class RunFolder:
     def why_missing(self, model: str) -> str | None:
         """Why some results of a model are missing; None if it is complete."""
         steps = {name: step for name, step in self.record["steps"].items() if step["model"] == model}
-        for name, step in steps.items():
-            if step.get("state") == FAILED:
-                return f"failed at “{name}”: {step['reason']}"
+        if (failure := failure_of(self.record, model)) is not None:
+            return f"failed at “{failure[0]}”: {failure[1]}"
         waiting = [name for name, step in steps.items() if step.get("state") != DONE]
         return f"not done yet: {', '.join(waiting)}" if waiting else None
 
+    def is_measured(self, model: str, evaluation: str) -> bool:
+        """Whether the evaluation of a model is done with the configuration that is recorded."""
+        steps = self.record["steps"].values()
+        return any(s["model"] == model and s.get("evaluation") == evaluation and s.get("state") == DONE for s in steps)
+
     def metrics(self, model: str) -> list[dict[str, Any]]:
         """The metrics records of a model's training; [] if there are none."""
-        try:
-            lines = self.store.read(f"{self.record['models'][model]['training']}/{METRICS}").decode().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines]
+        return self.store.read_json_lines(f"{self.record['models'][model]['training']}/{METRICS}")

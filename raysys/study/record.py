@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raysys.config import dump
-from raysys.report.folder import DONE, FAILED, RECORD
+from raysys.report.folder import DONE, FAILED, RECORD, failure_of
 from raysys.study.config import StudyConfig, chosen_evaluations
 from raysys.study.layout import Layout
 from raysys.study.sections import as_set
@@ -29,15 +29,23 @@ class Record:
     def __init__(self, config: StudyConfig, steps: Sequence[Step], command: str) -> None:
         """`steps`: all steps of the study, including those that are not run now."""
         self._store, self._lock = Store(config.run), threading.Lock()
-        self._config, self._digests = config, digests(steps)
+        self._config, self._digests = config, digests(steps, Layout(config.run)(""))
         before = self._store.read_json(RECORD) or {}
         old = before.get("steps", {})
         self.data = {
             **_facts(config, command),
             **_places(config, steps),
             "seconds": before.get("seconds", {}),
-            "steps": {step.name: {"job": step.job, "model": step.model} | old.get(step.name, {}) for step in steps},
+            "steps": {step.name: self._known(step, old.get(step.name, {})) for step in steps},
         }
+        # What was made from outputs that are out of date is out of date itself: its digest includes theirs.
+
+    def _known(self, step: Step, before: dict[str, Any]) -> dict[str, Any]:
+        """The step's entry. The state and reason of another configuration do not apply to this one."""
+        is_current = before.get("digest") == self._digests[step.name]
+        kept = before if is_current else {"seconds": before["seconds"]} if "seconds" in before else {}
+        own = {"job": step.job, "model": step.model, "evaluation": step.evaluation, "needs": list(step.needs)}
+        return own | kept
 
     def start(self) -> None:
         """Write the record and the resolved configuration."""
@@ -47,7 +55,7 @@ class Record:
     def state_of(self, step: Step) -> str:
         """done, failed or pending according to the record. Jobs still check their outputs themselves."""
         known = self.data["steps"][step.name]
-        if known.get("digest") != self._digests[step.name]:
+        if "state" not in known:
             return "pending"
         if known["state"] == DONE and not (Store(step.output).names() or Store(step.output).folders()):
             return "pending"
@@ -69,24 +77,34 @@ class Record:
             self._save()
 
     def failed_models(self) -> dict[str, str]:
-        """{model: failed step and reason}, only for steps that failed with their current configuration."""
-        return {
-            known["model"]: f"{name}: {known['reason']}"
-            for name, known in reversed(self.data["steps"].items())
-            if known.get("state") == FAILED and known.get("digest") == self._digests[name]
-        }
+        """{model: failed step and reason}; the step may be one that several models share."""
+        found = {name: failure_of(self.data, name) for name in self.data["models"]}
+        return {name: f"{failure[0]}: {failure[1]}" for name, failure in found.items() if failure is not None}
 
     def _save(self) -> None:
         self._store.write_json(RECORD, self.data)
 
 
-def digests(steps: Sequence[Step]) -> dict[str, str]:
-    """Name → hash of the step's configuration and of the steps that it needs, without cluster settings."""
+def digests(steps: Sequence[Step], root: str) -> dict[str, str]:
+    """Name → hash of the step's configuration and of the steps that it needs.
+
+    Stricter than the identity of outputs, which counts inputs by their contents and not by their paths: a digest only
+    decides whether a recorded state is shown as current. Paths are relative to the run folder `root`.
+    """
     found: dict[str, str] = {}
     for step in steps:
-        fields = {"job": step.job, "config": step.config.identity(), "needs": [found[name] for name in step.needs]}
-        found[step.name] = fingerprint(fields)
+        asked = _asked(step.config.model_dump(mode="json"), root)
+        found[step.name] = fingerprint({"job": step.job, "config": asked, "needs": [found[n] for n in step.needs]})
     return found
+
+
+def _asked(value: Any, root: str) -> Any:
+    """A dumped configuration without the settings of clusters and chunks."""
+    if isinstance(value, dict):
+        return {k: _asked(v, root) for k, v in value.items() if k not in ("cluster", "chunk_rows")}
+    if isinstance(value, list):
+        return [_asked(item, root) for item in value]
+    return value.removeprefix(root) if isinstance(value, str) else value
 
 
 def _facts(config: StudyConfig, command: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,10 +23,11 @@ RunStep = Callable[[Step], Any]
 def run_steps(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> None:
     """Run `steps` in order, steps of one job at the same time. `room_for`: how many such steps may run at once, ≥ 1.
 
-    If a step of a model raises, the reason is recorded, the steps that need it are skipped, and all others continue.
-    If a shared step raises, the study ends, because nothing can be made without it.
+    If a step raises, the reason is recorded, the steps that need it are skipped, and all others continue. If every
+    model needs the step, the study ends, because nothing can be made without it.
     """
     missing: set[str] = set()
+    essential = _needed_by_all(steps)
     for job, group in groupby(steps, key=lambda step: step.job):
         ready = []
         for step in group:
@@ -39,13 +40,32 @@ def run_steps(steps: Sequence[Step], record: Record, run_step: RunStep, room_for
         print(f"\n── {job}", file=sys.stderr, flush=True)
         began = time.monotonic()
         try:
-            failed = _run_all(ready, record, run_step, room_for)
+            failed = _run_all(ready, record, run_step, room_for, essential)
         finally:
             record.spend(job, time.monotonic() - began)
         missing |= failed
 
 
-def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for: Callable[[Step], int]) -> set[str]:
+def _needed_by_all(steps: Sequence[Step]) -> set[str]:
+    """The shared steps that every model needs, directly or through other steps; without models, all of them."""
+    needs = {step.name: set(step.needs) for step in steps}
+    for step in steps:  # a step comes after those that it needs
+        needs[step.name] |= {further for name in step.needs for further in needs.get(name, ())}
+    of_model: dict[str, set[str]] = {}
+    for step in steps:
+        if step.model is not None:
+            of_model.setdefault(step.model, set()).update(needs[step.name])
+    shared = {step.name for step in steps if step.model is None}
+    return shared.intersection(*of_model.values())
+
+
+def _run_all(
+    steps: Sequence[Step],
+    record: Record,
+    run_step: RunStep,
+    room_for: Callable[[Step], int],
+    essential: Collection[str],
+) -> set[str]:
     """Run the steps of one job; return the names of those that failed."""
     failed: set[str] = set()
     todo = deque(steps)
@@ -57,7 +77,7 @@ def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for:
             except IndexError:
                 return
             try:
-                if not _attempt(step, record, run_step):
+                if not _attempt(step, record, run_step, step.name in essential):
                     failed.add(step.name)
             except BaseException:
                 todo.clear()
@@ -73,17 +93,18 @@ def _run_all(steps: Sequence[Step], record: Record, run_step: RunStep, room_for:
     return failed
 
 
-def _attempt(step: Step, record: Record, run_step: RunStep) -> bool:
-    """Run one step; return whether it succeeded. Raises if a shared step fails."""
+def _attempt(step: Step, record: Record, run_step: RunStep, is_essential: bool) -> bool:
+    """Run one step; return whether it succeeded. Raises if a step fails that all models need."""
     began = time.monotonic()
     try:
         run_step(step)
     except Exception as exc:
-        if step.model is None:
+        if is_essential:
             raise
         reason = reason_of(exc)
         record.finish(step, time.monotonic() - began, reason)
-        print(f"raysys study: model {step.model} failed at “{step.name}”: {reason}", file=sys.stderr, flush=True)
+        whose = "" if step.model is None else f"model {step.model} "
+        print(f"raysys study: {whose}failed at “{step.name}”: {reason}", file=sys.stderr, flush=True)
         return False
     record.finish(step, time.monotonic() - began)
     return True

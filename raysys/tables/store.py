@@ -132,6 +132,25 @@ class Store:
         except ValueError as exc:
             raise InputError(f"{self.path(name)} is damaged: {exc}", "restore it, or delete its folder") from exc
 
+    def read_json_lines(self, name: str) -> list[dict[str, Any]]:
+        """The records of a JSON Lines file; [] if it does not exist.
+
+        A last line that was cut off is dropped, because a full disk or a kill can interrupt an append. Raises
+        InputError if another line is damaged.
+        """
+        try:
+            lines = self.read(name).splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as exc:
+                if number < len(lines):
+                    raise InputError(f"{self.path(name)} line {number} is damaged: {exc}", "delete that line") from exc
+        return found
+
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=False).encode())
 

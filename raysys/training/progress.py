@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,15 +42,16 @@ class Window:
     def close(self, step: int, learning_rate: float, worker: Worker) -> dict[str, float]:
         """Return the metrics of the window that ends after `step` steps, and start the next window.
 
-        Raises FloatingPointError if the loss is not finite, so that the broken weights are not saved.
+        Raises FloatingPointError if the loss or a gradient is not finite, so that the broken weights are not saved.
         """
         own = [*(float(x) / self.steps for x in self.sums.values()), self.wait_seconds]
         *values, wait = mean_over_ranks(own, worker.world_size, worker.device)
         means = dict(zip(self.sums, values, strict=True))
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
         seconds = time.perf_counter() - self.started  # measured after the reads above, which synchronize the device
-        if not loss < float("inf"):
-            raise FloatingPointError(f"loss is {loss} after step {step}: lower the learning rate")
+        for name, value in (("loss", loss), ("grad_norm", grad_norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} after step {step}: lower the learning rate")
         metrics = {
             "step": step,
             "loss": loss,

@@ -55,3 +55,16 @@ def test_steps_done_again_replace_their_records(tmp_path):
     found = read_metrics(store)
     assert [(r["step"], r["loss"]) for r in found] == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5)]
     assert all(r["time"] > 0 for r in found)
+
+
+def test_a_record_that_was_cut_off_is_written_again(tmp_path):
+    """Failed before: after a full disk the training could not be resumed, nor its report be made."""
+    store = Store(tmp_path)
+    MetricsFile(store).add({"step": 1, "loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "lo')
+    assert [r["step"] for r in read_metrics(store)] == [1]
+    resumed = MetricsFile(store)
+    for step in (2, 3):
+        resumed.add({"step": step, "loss": 0.5})
+    assert [r["step"] for r in read_metrics(store)] == [1, 2, 3]

@@ -17,7 +17,7 @@ from raysys.replication.result import Unreadable
 from raysys.report import replication_report, study_report
 from raysys.report.gallery import MAX_ENTRIES, n_entries, n_open
 from raysys.report.plots import N_SERIES
-from raysys.report.sections.replication import headline
+from raysys.report.sections.replication import headline, summary, table
 from tests.support import report_data as fake
 from tests.support import screenshot
 from tests.support.html_page import Page
@@ -206,6 +206,17 @@ def test_headline_doubts():
     assert none.verdict == overlap.verdict, "a difference without an interval is not a finding"
     assert "50 generated images" in none.warnings[0]
     assert headline(found).warnings == ()
+
+
+def test_without_the_reference_nothing_is_compared():
+    """Failed before: the next model silently became the reference."""
+    found = fake.replication({"baseline": 0.8, "mitigated": 0.5, "third": 0.3})
+    rest = replace(found, models=found.models[1:], missing_reference="baseline")
+    said = headline(rest)
+    assert said.verdict == "baseline has no result, so there is nothing to compare the other models with."
+    assert said.lower is None
+    assert all(row[3] == "" for row in table(rest)[1]), "no change is shown"
+    assert "first_model_against_held_out" not in summary(rest)["references"]
 
 
 def test_a_reference_at_held_out_level_is_said():

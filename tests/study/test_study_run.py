@@ -29,7 +29,9 @@ def folder(tmp_path) -> str:
 
 
 def study(folder: str, names: str = "abc", **more: Any) -> StudyConfig:
-    return validate(StudyConfig, {"run": folder, "models": {name: {} for name in names}, **more}, "study.yaml")
+    """Models of these names, empty but for what `more` gives them; what else is in `more` is of the study."""
+    models = {name: more.pop(name, {}) for name in names}
+    return validate(StudyConfig, {"run": folder, "models": models, **more}, "study.yaml")
 
 
 def run(
@@ -143,3 +145,37 @@ def test_seconds_add_up_over_runs(folder):
     again = json.loads((Path(folder) / "study.json").read_text())
     assert again["steps"]["train a"]["seconds"] >= first["steps"]["train a"]["seconds"] + 0.1
     assert again["seconds"]["train-diffusion"] >= first["seconds"]["train-diffusion"] + 0.1
+
+
+def test_a_shared_step_that_one_model_needs_fails_only_that_model(folder):
+    config = study(folder, "ab", b={"duplicates": "keep"})
+    name = "assemble original with duplicates"
+    ran, record = run(config, failing(name))
+    assert {"train a", "generate a", "replicate a"} <= set(ran)
+    assert not any(n.endswith(" b") for n in ran)
+    assert record.failed_models() == {"b": f"{name}: {name} is wrong"}
+    assert RunFolder.open(folder).why_missing("b") == f"failed at “{name}”: {name} is wrong"
+    assert RunFolder.open(folder).why_missing("a") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"optimizer": {"learning_rate": 0.01}}, {"max_steps": 7}],
+)
+def test_results_of_another_configuration_are_not_current(folder, change):
+    """Failed before: the report paired the new recipe with the old result, also where the training was longer."""
+    run(study(folder, "ab"))
+    changed = study(folder, "ab", b={"training": {"training": change}})
+    ran, record = run(changed, only=("a",))
+    assert "train b" not in ran
+    written = RunFolder.open(folder)
+    assert written.why_missing("b") == "not done yet: train b, generate b, replicate b"
+    assert (written.is_measured("a", "replication"), written.is_measured("b", "replication")) == (True, False)
+    assert {states(plan_steps(changed), record)[n] for n in ("train b", "generate b")} == {"pending", "waits"}
+
+
+def test_a_reason_ends_with_the_configuration_that_failed(folder):
+    run(study(folder, "ab", b={"training": {"training": {"seed": 7}}}), failing("train b"))
+    _, record = run(study(folder, "ab"), only=("a",))
+    assert record.failed_models() == {}
+    assert RunFolder.open(folder).why_missing("b").startswith("not done yet: train b")

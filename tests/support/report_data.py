@@ -137,6 +137,7 @@ def replication(
             with_background(result(mean, seed=3 + i)),
             generated_image(0.02 if i == 0 else 0.15),
             (captions or {}).get(name, "original"),
+            i,
         )
         for i, (name, mean) in enumerate((MODELS if models is None else models).items())
     ]
@@ -381,6 +382,7 @@ def run_folder(folder: Path, kind: str = "original", failed: str | None = None, 
         "seconds": {"train-diffusion": 2.0},
         "steps": {
             f"{what} {name}": {"job": what, "model": name, "state": "done", "seconds": 1.0}
+            | {"evaluation": "replication" if what == "replicate" else None}
             for what in ("train", "generate", "replicate")
             for name in MODELS
         },

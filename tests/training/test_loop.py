@@ -205,6 +205,21 @@ def test_bad_values_stop_early(tmp_path):
         run(tmp_path, config(max_steps=30, optimizer={"learning_rate": 1e30}))
 
 
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
+    """Failed before: only the loss was checked, so the broken weights became the newest checkpoint, or the result."""
+
+    class Broken(ToyRecipe):
+        def loss(self, modules, batch, positions):
+            loss, named = super().loss(modules, batch, positions)
+            if positions[0] == 16:  # step 5: adds 0 to the loss, and NaN to every gradient
+                loss = loss + sum((p * 0).abs().sum().sqrt() for p in modules["net"].parameters())
+            return loss, named
+
+    with pytest.raises(FloatingPointError, match="grad_norm is nan after step 5"):
+        run(tmp_path, config(max_steps=5), recipe=Broken())
+    assert not list(tmp_path.rglob("step-00000005"))
+
+
 def test_export_gets_the_average(tmp_path):
     finished, _, worker = run(tmp_path / "a", config(max_steps=5))
     folder = ToyRecipe().export(lambda modules: load_weights(worker.checkpoints[-1], modules), tmp_path / "out")

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysys.replication import ReplicationResult
-from raysys.replication.saved import RESULT, load_result
+from raysys.replication.saved import load_result
 from raysys.report.data import ImageOf
 from raysys.report.folder import RunFolder
 from raysys.report.text import change, interval, number
-from raysys.tables import Store
 
 NAME = "replication"
 REAL_HELD_OUT = "Real held-out images"
@@ -19,24 +18,37 @@ REAL_HELD_OUT = "Real held-out images"
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's measurement. image: returns a generation by id. captions: the kind that it was trained on."""
+    """One model's measurement. image: returns a generation by id. captions: the kind that it was trained on.
+
+    position: of the model in the study, which determines its color.
+    """
 
     name: str
     result: ReplicationResult
     image: ImageOf
     captions: str = "original"
+    position: int = 0
 
 
 @dataclass(frozen=True)
 class ReplicationData:
-    """models: in the order of the study; the first is the reference."""
+    """models: in the order of the study; the first is the reference.
+
+    missing_reference: the name of the study's first model if it has no result. Nothing is compared then.
+    """
 
     models: Sequence[Measured]
     training_image: ImageOf
+    missing_reference: str | None = None
 
     @property
     def reference(self) -> Measured:
         return self.models[0]
+
+    @property
+    def others(self) -> Sequence[Measured]:
+        """The models that are compared with the reference."""
+        return self.models[1:] if self.missing_reference is None else ()
 
     @property
     def against_held_out(self) -> ReplicationResult | None:
@@ -58,15 +70,15 @@ def collect(run: RunFolder) -> ReplicationData | None:
             load_result(run.path(place)),
             run.images(run.record["models"][name]["generations"][places["prompts"]]).bytes_of,
             run.record["models"][name]["recipe"]["captions"],
+            run.models.index(name),
         )
         for name, place in places["models"].items()
-        if _is_measured(run, place)
+        if run.is_measured(name, NAME)
     ]
-    return ReplicationData(models, run.training_images().bytes_of) if models else None
-
-
-def _is_measured(run: RunFolder, place: str) -> bool:
-    return Store(run.path(place)).exists(RESULT)
+    if not models:
+        return None
+    missing = None if models[0].name == run.models[0] else run.models[0]
+    return ReplicationData(models, run.training_images().bytes_of, missing)
 
 
 def measured(data: ReplicationData) -> list[str]:
@@ -76,7 +88,7 @@ def measured(data: ReplicationData) -> list[str]:
 def summary(data: ReplicationData) -> dict[str, Any]:
     """Figures of each model and of the references, named by what was compared."""
     references = {}
-    if data.against_held_out is not None:
+    if data.against_held_out is not None and data.missing_reference is None:
         references["first_model_against_held_out"] = data.against_held_out.summary()
     if data.real_held_out is not None:
         references["real_held_out_against_training"] = data.real_held_out.summary()
@@ -86,7 +98,8 @@ def summary(data: ReplicationData) -> dict[str, Any]:
 def table(data: ReplicationData) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """For the terminal: R of all models with the change from the first one, and R against held-out images."""
     titles = ("Replication", "R", "95 % interval", "Change", "Held-out", "Mean", "Generated", "Compared with")
-    rows = [_row(model.name, model.result, data.reference.result) for model in data.models]
+    reference = data.reference.result if data.others else None
+    rows = [_row(model.name, model.result, reference) for model in data.models]
     if data.real_held_out is not None:
         rows.append(_row(REAL_HELD_OUT, data.real_held_out, None))
     return titles, rows

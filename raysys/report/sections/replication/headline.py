@@ -15,7 +15,7 @@ from raysys.report.text import change, interval, join_words, number
 
 def study_headline(data: ReplicationData) -> Headline:
     """How R of the other models compares with R of the first."""
-    first, others = data.reference, data.models[1:]
+    first, others = data.reference, data.others
     warnings = [w for other in others for w in _differences(first, other)]
     if overlapping := [other.name for other in others if _overlap(first.result, other.result)]:
         warnings.append(
@@ -30,7 +30,9 @@ def study_headline(data: ReplicationData) -> Headline:
 
 
 def _verdict(data: ReplicationData) -> str:
-    first, others = data.reference, data.models[1:]
+    first, others = data.reference, data.others
+    if data.missing_reference is not None:
+        return f"{data.missing_reference} has no result, so there is nothing to compare the other models with."
     if not others:
         return f"R of {first.name} is {number(first.result.R)}."
     lower = [other for other in others if other.result.R < first.result.R]
@@ -47,12 +49,12 @@ def _verdict(data: ReplicationData) -> str:
 
 
 def _in_figures(data: ReplicationData) -> str:
-    first, others = data.reference, data.models[1:]
+    first, others = data.reference, data.others
     text = f"R {number(first.result.R)}"
     if len(others) == 1:
         percent = change(first.result.R, others[0].result.R)
         text += f" → {number(others[0].result.R)}" + (f" ({percent})" if percent else "")
-    elif others:
+    elif len(data.models) > 1:
         text = ", ".join(f"{model.name} {number(model.result.R)}" for model in data.models)
         text = f"R: {text}"
     held_out = data.against_held_out
@@ -72,7 +74,7 @@ def _explanation(data: ReplicationData) -> str:
             f"{number(held_out.R)}: the level of chance."
         )
         excess = first.result.R - held_out.R
-        for model in data.models[1:]:
+        for model in data.others:
             if excess > 0 and held_out.R <= model.result.R < first.result.R:
                 share = (first.result.R - model.result.R) / excess
                 text += f" R of {model.name} is {100 * share:.0f} % of the way from {first.name} to that level."

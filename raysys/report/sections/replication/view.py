@@ -30,13 +30,19 @@ class Line:
 def view(data: ReplicationData) -> dict[str, Any]:
     """Variables of `section.html.j2` and `result.html.j2`."""
     first = data.reference.result
+    compared = {model.name for model in data.others}
     lines = [
-        Line(model.name, model.result, series_of(i), text.change(first.R, model.result.R) if i else None)
-        for i, model in enumerate(data.models)
+        Line(
+            model.name,
+            model.result,
+            series_of(model.position),
+            text.change(first.R, model.result.R) if model.name in compared else None,
+        )
+        for model in data.models
     ]
     lines += [Line(label, result, REFERENCES) for label, result in references(data)]
     models = [
-        ModelMatches(f"m{i}", model.name, series_of(i), model.result.matches, model.image)
+        ModelMatches(f"m{i}", model.name, series_of(model.position), model.result.matches, model.image)
         for i, model in enumerate(data.models)
     ]
     return _view(lines, models, data.training_image)
