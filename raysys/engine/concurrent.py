@@ -20,7 +20,10 @@ STOP_S = 10.0
 
 
 _ending: dict[int, float] = {}
-"""Thread → deadline until which its actions may end by themselves; Ray is not disconnected earlier."""
+"""Thread that is stopping its actions → deadline for them; until the last deadline Ray stays connected."""
+
+_in_grace: set[int] = set()
+"""Threads that wait for their actions to end by themselves."""
 
 
 class _Thread(threading.Thread):
@@ -88,31 +91,44 @@ def _all_ended(threads: Sequence[_Thread]) -> bool:
 
 
 def _end_gracefully(threads: Sequence[_Thread], ask_to_stop: Callable[[], None], grace_s: float) -> None:
-    if not _ending:  # several trainings of a study stop together
+    me, until = threading.get_ident(), time.monotonic() + grace_s
+    if not _in_grace:  # several trainings of a study stop together
         print(f"stopping: waiting up to {grace_s:g} s for checkpoints (Ctrl-C again to stop at once)", file=sys.stderr)
-    until = time.monotonic() + grace_s
-    _ending[threading.get_ident()] = until
+    _in_grace.add(me)
+    _ending[me] = until + STOP_S
     try:
         ask_to_stop()
         _join(threads, until)
     except Exception as exc:  # the threads must be interrupted in any case
         print(f"cannot stop gracefully: {type(exc).__name__}: {exc}", file=sys.stderr)
     finally:
-        del _ending[threading.get_ident()]
+        _in_grace.discard(me)
 
 
 def _interrupt(threads: Sequence[_Thread]) -> None:
-    """Raise KeyboardInterrupt in the threads, at their next Python instruction.
+    """Raise KeyboardInterrupt in the threads, and wait until they and the threads that they wait for have ended.
 
     ray.shutdown() is only the last resort: in the middle of a Ray call it can crash Ray's core (SIGSEGV).
     """
+    me = threading.get_ident()
+    _ending[me] = time.monotonic() + STOP_S
+    try:
+        _raise_in(threads)
+        while not _all_ended(threads) and time.monotonic() < max(_ending.values()):
+            try:
+                time.sleep(POLL_S)
+            except KeyboardInterrupt:  # a second one ends the grace period of nested actions, not the clean-up
+                _raise_in(threads)
+        if not _all_ended(threads):
+            ray.shutdown()
+    finally:
+        del _ending[me]
+
+
+def _raise_in(threads: Sequence[_Thread]) -> None:
+    """Raise KeyboardInterrupt in the threads that have not ended, at their next Python instruction."""
     for thread in threads:
         if not thread.ended.is_set():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             )
-    deadline = time.monotonic() + STOP_S
-    while not _all_ended(threads) and time.monotonic() < max([deadline, *_ending.values()]):
-        time.sleep(POLL_S)
-    if not _all_ended(threads):
-        ray.shutdown()

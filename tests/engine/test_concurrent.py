@@ -71,3 +71,29 @@ def test_without_a_request_the_interruption_is_raised_in_every_action(interrupt_
         run_concurrently([action, action])
     assert reached == ["interrupted"] * 2
     assert time.monotonic() - began < 8, "it did not wait for what had ended"
+
+
+def test_a_second_interruption_ends_the_grace_period_of_nested_actions_only(capsys):
+    """As in a study of trainings: each has threads of its own. Nobody leaves before they have ended."""
+    cleaned = []
+
+    def training() -> None:
+        try:
+            for _ in range(400):  # does not end when it is asked to
+                time.sleep(0.1)
+        finally:
+            time.sleep(0.5)
+            cleaned.append("training")
+
+    def step() -> None:
+        run_concurrently([training], ask_to_stop=lambda: None, grace_s=30)
+
+    timers = [threading.Timer(s, os.kill, (os.getpid(), signal.SIGINT)) for s in (0.5, 2.0)]
+    for timer in timers:
+        timer.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_concurrently([step, step])
+    assert cleaned == ["training"] * 2
+    assert 2.0 < time.monotonic() - began < 10
+    assert capsys.readouterr().err.count("stopping: waiting") == 1
