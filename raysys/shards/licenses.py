@@ -169,7 +169,7 @@ class _Value:
         if value is None or not text or (isinstance(value, float) and math.isnan(value)):
             return None
         is_text = isinstance(value, str | bytes)
-        is_name_key = key in _NAME_KEYS or (self.is_text_only and "copyright" in key)
+        is_name_key = key in _NAME_KEYS or (not self.is_own and "copyright" in key)
         ids: tuple[str, ...] = (UNKNOWN,)
         if is_text:
             ids = () if is_name_key and is_name(text) else ids_in(text)

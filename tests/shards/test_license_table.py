@@ -236,6 +236,7 @@ def test_statements_that_do_not_allow_training(text: str):
         ({"license": "CC BY 4.0", "image_license": "4"}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": "CC BY 4.0", "meta": '{"a": [1, "All rights reserved"]}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": "CC BY 4.0", "meta": '{"license": "CC0"}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "exif": '{"Image Copyright": "Jane Doe"}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": "CC BY 4.0", "caption": "[a cat] {license}"}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": "CC BY 4.0", "caption": "[" * 100_000}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": '["CC BY 4.0"]'}, ("CC-BY-4.0", 'license=["CC BY 4.0"]')),
