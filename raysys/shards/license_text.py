@@ -33,8 +33,13 @@ _TERMS = {
 _ANY_TERM = "|".join(_TERMS.values())
 
 _SITE = r"(?:https?://)?(?:www\.)?"
-_PAGE = r"(?:/(?:deed|legalcode)(?:[._][a-z_-]{2,10})?)?/?(?:\?[\w=&.%+-]*)?(?:#[\w.-]*)?"
-"""What may follow the URL path of a license: the name of one of its pages, a query, a fragment."""
+_PARAMETER = r"(?:(?:ref|lang|language|utm_\w+)=[\w.%+-]*|atype=(?:html|rich))"
+_PAGE = (
+    r"(?:/(?:deed|legalcode)(?:[._][a-z_-]{2,10})?)?/?(?![^?#]*[?#].*(?:\b(?:nc|nd|sa)\b|non|commerc))"
+    rf"(?:\?(?:{_PARAMETER}(?:&{_PARAMETER})*)?)?(?:#(?:deed|ref[\w-]*)?)?"
+)
+"""What may follow the URL path of a license: the name of one of its pages, and a query and a fragment that cannot
+limit it. "atype" is from the links of CC Search."""
 _URL = re.compile(r"(?:https?://|www\.|(?<![\w./])(?:creativecommons|spdx|rightsstatements)\.org/)[^\s,;|()<>\"']+")
 _CC_URL = re.compile(
     rf"{_SITE}creativecommons\.org/(?:licenses/(?P<terms>by(?:-(?:nc|sa|nd))*)/{_VERSION}|"
@@ -163,9 +168,31 @@ _NOT_IN_NAMES = re.compile(
     r"deriv|modif|purchas|\bbuy|\bpay|\bfees?\b|royalt|contact|\bask\b|request|arrange|agree|invit|negoti|appoint|subject|"
     r"terms|condition|\bappl(?:y|ies)|must|\bmay\b|cannot|\bsale|\bsell|print|publi|cop(?:y|ies)|distribut|reprod|download|"
     r"manage|propriet|confident|protected|interdit|droits|recht|vorbehalt|verboten|derech|diritt|direit|prohíb|"
-    r"禁|不可|許可|転載|商用|営利|無断|使用|利用|権|編集|限|複製|改変|ください|ます|です|のみ|だけ"
+    # other languages with capital letters
+    r"\bopt.?out|\btdm\b|\barr\b|\bfair\b|revok|withdrawn|expired|kommer|komer[ct]|comer[cz]|nutzung|untersag|gebruik|"
+    r"verbod|vietat|\buso\b|vetad|riserva|riprod|proib|prawa|práva|\bprava\b|zastrze|zakaz|vyhraz|pridrž|rettighe|rättighe|"
+    r"forbud|förbj|förbeh|oikeu|kiellet|õigus|tiesīb|teisės|fenntart|drept|rezerv|hakları|saklı|hak cipta|dilindung|"
+    r"dilarang|quyền|bảo lưu|прав[ао]|запрещ|заборон|защищ|захищ|коммер|комер|использ|використ|разреш|дозв|авторск|"
+    r"только|тільки|δικαι[ωώ]μ|απαγορ|επιφ[υύ]λ|εμπορ|χρ[ηή]σ[ηε]|[αά]δεια|"
+    # Japanese, Chinese, Korean
+    r"禁|不可|許可|転載|商用|営利|無断|使用|利用|権|編集|限|複製|改変|ください|ます|です|のみ|だけ|"
+    r"权|權|商业|商業|盈利|营利|營利|仅|僅|保护|保護|保留|所有|转载|轉載|授权|许可|許諾|未经|未經|不得|不许|不許|不准|不能|"
+    r"请勿|請勿|复制|複制|用途|修改|盗用|盜用|侵|专用|專用|"
+    r"저작|금지|비영리|영리|권리|판권|소유권|초상권|상업|상용|무단|전재|사용|이용|허가|허락|배포|복제|불가|제한|변경|유료|전용|목적"
 )
 """Words about rights: a text with one of them is not just a name."""
+_SCRIPTS_OF_NAMES = (
+    "LATIN ",
+    "CYRILLIC ",
+    "GREEK ",
+    "HIRAGANA ",
+    "KATAKANA",
+    "CJK ",
+    "IDEOGRAPHIC ",
+    "HANGUL ",
+    "MODIFIER ",
+)
+"""How the Unicode names of letters in names begin: of scripts for which `_NOT_IN_NAMES` has words about rights."""
 _SMALL_WORDS = {
     "al",
     "and",
@@ -199,7 +226,13 @@ def _says_nothing(part: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether the text can be just the name of a person or an institution."""
+    """Whether the text can be just the name of a person or an institution.
+
+    In a script without known words about rights, a name cannot be distinguished from a statement about rights.
+    """
+    text = _plain(text)
+    if not all(unicodedata.name(c, "").startswith(_SCRIPTS_OF_NAMES) for c in text if c.isalpha()):
+        return False
     words = [word for word in re.split(r"[\s/]+", text.strip(" .,")) if word]
     if not 0 < len(words) <= MAX_NAME_WORDS or _NOT_IN_NAMES.search(text.lower()):
         return False

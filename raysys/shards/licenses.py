@@ -6,6 +6,7 @@ image the strictest applies, and `unknown` is the strictest of all. Single state
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,12 +31,19 @@ FIELDS = frozenset((
 # fmt: on
 """Metadata keys of license statements, in lower case, without separators, with `licence` spelled `license`."""
 
+_RELATED_FIELD = re.compile(
+    rf"(?:{'|'.join(sorted(FIELDS, key=len, reverse=True))}|webstatement)\d*$|"
+    r"^(?:license|rights|copyright)s?(?:terms|info|information|statement|text|notes?|notice|conditions|restrictions?|"
+    r"details?)\d*$"
+)
+"""License keys, also with a namespace (EXIF:Copyright), a prefix (image_license) or a suffix (license_2)."""
+
 _NAME_KEYS = {"author", "artist", "creator", "photographer", "attribution", "credit", "owner", "holder", "copyright"}
 """Keys whose value may be just a name, of the author or the owner."""
 _NUMBER_KEYS = {"id", "version", "code", "year"}
 """Keys in a structured statement whose numeric values are ignored."""
 _OTHER_KEYS = {"lang", "language", "source", "hidden"}
-"""Keys in a structured statement that are not about rights."""
+"""Keys in a structured statement that are not about rights, unless their value names a license."""
 
 _FAMILIES_BY_STRICTNESS = (
     "CC0",
@@ -66,8 +74,9 @@ def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
     statements. A number (an index into a list that the image does not include) counts only if it is the only statement.
     Without a statement, the result is ("unknown", None).
 
-    Only license fields at the top level of the metadata are the image's own. Nested license fields may be about a page
-    or a data set: they can make the license stricter, but cannot grant one.
+    Only license fields (`FIELDS`) at the top level of the metadata are the image's own. Nested license fields, also
+    those in a JSON text, and fields with a namespace or a prefix (EXIF:Copyright, image_license) may be about a page or
+    a data set: they can make the license stricter, but cannot grant one.
     """
     statements = list(_statements(evidence))
     own = [s for s in statements if s.is_own]
@@ -80,7 +89,7 @@ def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class _Statement:
-    """license: None for a bare number. is_own: whether it is from a license field at the top level of the metadata."""
+    """license: None for a bare number. is_own: whether it can grant a license."""
 
     evidence: str
     license: str | None
@@ -89,9 +98,13 @@ class _Statement:
 
 def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
     """All statements in the metadata, in order. Not recursive, because JSON may be nested too deeply for the stack."""
-    todo = [_Value(str(key), str(key), value, is_license_field(key), True) for key, value in evidence.items()][::-1]
+    todo = [_Value.of(str(key), str(key), value, is_top_level=True) for key, value in evidence.items()][::-1]
     while todo:
         item = todo.pop()
+        if (parsed := _parsed_json(item.value)) is not None:
+            todo.append(replace(item, value=parsed, is_own=False))
+            if not item.is_own:
+                continue
         if isinstance(item.value, Mapping):
             todo += [item.inner(str(key), value) for key, value in item.value.items()][::-1]
         elif isinstance(item.value, list | tuple):
@@ -100,19 +113,51 @@ def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
             yield statement
 
 
+def _parsed_json(value: Any) -> Any:
+    """The object or the list in a text of JSON, with all values of a repeated key; None if the value is not one."""
+    if not isinstance(value, str | bytes):
+        return None
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip()
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_all_pairs)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _all_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return {key: values if len(values) > 1 else values[0] for key, values in found.items()}
+
+
 @dataclass(frozen=True)
 class _Value:
-    """A value in the metadata. path: its location. key: the last name on the path."""
+    """A value in the metadata. path: its location. key: the last name on the path.
+
+    is_stated: whether it is in a license field. is_own: whether it can grant a license. is_text_only: whether numbers
+    and booleans are ignored, because the field is only known to be related to licenses (license_checked=true).
+    """
 
     path: str
     key: str
     value: Any
     is_stated: bool
     is_own: bool
+    is_text_only: bool
+
+    @classmethod
+    def of(cls, path: str, key: str, value: Any, is_top_level: bool = False) -> _Value:
+        is_field = _squashed(key) in FIELDS
+        return cls(path, key, value, is_license_field(key), is_top_level and is_field, not is_field)
 
     def inner(self, key: str, value: Any) -> _Value:
-        is_stated = self.is_stated or is_license_field(key)
-        return _Value(f"{self.path}.{key}", key, value, is_stated, self.is_own and self.is_stated)
+        found = _Value.of(f"{self.path}.{key}", key, value)
+        if not self.is_stated:
+            return found
+        return replace(found, is_stated=True, is_own=self.is_own, is_text_only=self.is_text_only and found.is_text_only)
 
     def element(self, index: int, value: Any) -> _Value:
         return replace(self, path=f"{self.path}.{index}", value=value)
@@ -121,22 +166,29 @@ class _Value:
         """The statement in this value; None if it says nothing about a license."""
         value, key = self.value, _squashed(self.key)
         text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
-        if value is None or not text or (isinstance(value, float) and math.isnan(value)) or key in _OTHER_KEYS:
+        if value is None or not text or (isinstance(value, float) and math.isnan(value)):
             return None
+        is_text = isinstance(value, str | bytes)
+        is_name_key = key in _NAME_KEYS or (not self.is_own and "copyright" in key)
         ids: tuple[str, ...] = (UNKNOWN,)
-        if isinstance(value, str | bytes):
-            ids = () if key in _NAME_KEYS and is_name(text) else ids_in(text)
+        if is_text:
+            ids = () if is_name_key and is_name(text) else ids_in(text)
             if not ids:
                 return None
         is_number = not isinstance(value, bool) and re.fullmatch(r"\d+(\.\d+)?", text)
-        if is_number and (key in _NUMBER_KEYS or is_license_field(key)):
+        if self.is_text_only and (is_number or not is_text):
+            return None
+        if key in _OTHER_KEYS:
+            is_license = is_text and set(ids) != {UNKNOWN}
+            return _Statement(f"{self.path}={text}", strictest(ids), False) if is_license else None
+        if is_number and (key in _NUMBER_KEYS or key in FIELDS):
             return _Statement(f"{self.path}={text}", None, self.is_own)
         return _Statement(f"{self.path}={text}", strictest(ids), self.is_own)
 
 
 def is_license_field(key: Any) -> bool:
-    """Whether a metadata key or a column holds license statements, e.g. License_URL, licence-url, licenseUrl."""
-    return _squashed(key) in FIELDS
+    """Whether a metadata key or a column holds license statements, e.g. License_URL, EXIF:Copyright, image_license."""
+    return _RELATED_FIELD.search(_squashed(key)) is not None
 
 
 def _squashed(key: Any) -> str:

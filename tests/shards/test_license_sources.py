@@ -47,6 +47,10 @@ def ingested(path, **config) -> list[tuple[str, str | None, str | None]]:
             '{"license": "CC BY 4.0", "about": {"rights": "CC BY-ND", "rights": "CC0"}}',
             ("rejected", "license_not_allowed", "about.rights.0=CC BY-ND"),
         ),
+        (
+            '{"license": "CC BY 4.0", "dc:license": "CC BY-ND", "dc:license": "CC0"}',
+            ("rejected", "license_not_allowed", "dc:license.0=CC BY-ND"),
+        ),
     ],
 )
 def test_json_beside_a_picture(tmp_path, text: str, expected):
@@ -82,6 +86,20 @@ def test_license_columns_of_any_type_are_read_from_parquet(tmp_path, column: pa.
     assert (outcome, reason) == ("rejected", "license_not_allowed")
     assert evidence is not None
     assert evidence.endswith("=CC BY-NC 4.0")
+
+
+@pytest.mark.parametrize("name", ["image_license", "exif.copyright"])
+def test_related_columns_of_any_type_can_refuse(tmp_path, name: str):
+    columns = {"image": [IMAGE.getvalue()], "caption": ["a gray square"], "license": ["CC0"], name: [["CC BY-NC 4.0"]]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert ingested(tmp_path) == [("rejected", "license_not_allowed", f"{name}.0=CC BY-NC 4.0")]
+
+
+def test_a_declaration_does_not_overrule_a_rights_statement_in_any_script(tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE.getvalue())
+    (tmp_path / "a.json").write_text(json.dumps({"copyright": "保留所有权利"}))
+    found = ingested(tmp_path, require_caption=False, declared_license="CC BY 4.0")
+    assert found == [("rejected", "license_unknown", "copyright=保留所有权利")]
 
 
 def test_a_license_column_that_is_not_utf8_is_unknown(tmp_path):

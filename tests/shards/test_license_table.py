@@ -31,6 +31,11 @@ ALLOWED_STATEMENTS = {
     "https://creativecommons.org/licenses/by/4.0/legalcode": "CC-BY-4.0",
     "https://creativecommons.org/licenses/by/4.0/legalcode.txt": "CC-BY-4.0",
     "https://creativecommons.org/licenses/by/4.0/?ref=chooser-v1": "CC-BY-4.0",
+    "https://creativecommons.org/licenses/by/4.0/?ref=commons.wikimedia.org": "CC-BY-4.0",
+    "https://creativecommons.org/licenses/by/4.0/deed.de": "CC-BY-4.0",
+    "https://creativecommons.org/licenses/by/4.0/?lang=en&amp;utm_source=flickr#deed": "CC-BY-4.0",
+    "https://creativecommons.org/licenses/by/2.0/?ref=ccsearch&atype=rich": "CC-BY-2.0",  # as CC Search copies it
+    "https://creativecommons.org/licenses/by/4.0/deed.en#ref-appropriate-credit": "CC-BY-4.0",
     "https://creativecommons.org/licenses/by/2.1/jp/deed.ja": "CC-BY-2.1",
     "https://creativecommons.org/licenses/by/3.0/igo/": "CC-BY-3.0",
     "HTTPS://CREATIVECOMMONS.ORG/LICENSES/BY/4.0/": "CC-BY-4.0",
@@ -63,6 +68,15 @@ ALLOWED_STATEMENTS = {
     "Photo by Jane van der Berg on Flickr, CC BY 2.0": "CC-BY-2.0",
     "CC BY 2.0, by jane_doe": "CC-BY-2.0",
     "Some rights reserved; CC BY 2.0": "CC-BY-2.0",
+    "© Jane Doe, CC BY 4.0": "CC-BY-4.0",
+    "Photo by Jürgen Müller / CC BY 4.0": "CC-BY-4.0",
+    "© 山田太郎, CC BY 4.0": "CC-BY-4.0",
+    "© 佐々木ジョー, CC BY 4.0": "CC-BY-4.0",
+    "© 王小明, CC BY 4.0": "CC-BY-4.0",
+    "© 김민준, CC BY 4.0": "CC-BY-4.0",
+    "© Анна Иванова, CC BY 4.0": "CC-BY-4.0",
+    "© Μαρία Παπαδοπούλου, CC BY 4.0": "CC-BY-4.0",
+    "© Kaʻiulani O’Brien, CC BY 4.0": "CC-BY-4.0",
     # spelled with entities, full-width letters, invisible characters, other dashes
     "CC&nbsp;BY&nbsp;4.0": "CC-BY-4.0",
     "&copy; Jane Doe, CC&#32;BY 4.0": "CC-BY-4.0",
@@ -96,6 +110,14 @@ REFUSED_STATEMENTS = {
     "https://creativecommons.org/licenses/by/4.0.1/": UNKNOWN,
     "https://creativecommons.org/licenses/by/3.5/": UNKNOWN,
     "https://creativecommons.org/licenses/sampling/1.0/": UNKNOWN,
+    # queries and fragments that are not known to be harmless
+    f"{BY}?x=by-nc": UNKNOWN,
+    f"{BY}?nc=1": UNKNOWN,
+    f"{BY}?ref=by-nc": UNKNOWN,
+    f"{BY}?ref=openverse&": UNKNOWN,
+    f"{BY}?lang=en&nc=1": UNKNOWN,
+    f"{BY}#non-commercial": UNKNOWN,
+    f"{BY}#ref-non-commercial": UNKNOWN,
     # two licenses in one statement
     "Attribution 4.0 International (CC BY-NC 4.0)": "CC-BY-NC-4.0",
     "CC0 (cc by-nc)": "CC-BY-NC",
@@ -201,6 +223,27 @@ def test_statements_that_do_not_allow_training(text: str):
         ({"license": 4, "license_url": BY}, ("CC-BY-4.0", f"license_url={BY}")),  # COCO's number of the same
         ({"license": "CC BY 4.0", "title": "All rights reserved"}, ("CC-BY-4.0", "license=CC BY 4.0")),
         ({"license": b"CC BY 4.0"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "by", "license_version": "4.0"}, ("CC-BY", "license=by")),  # Openverse
+        ({"license": "CC BY 4.0", "EXIF:Copyright": "Jane Doe"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "copyright_info": "© Jane Doe"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "dc:license": BY}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "image_license": {"name": "CC BY 4.0", "id": 4}}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "rights_holder": "editor"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "license_checked": True}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "has_copyright": False}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "copyright_free": False}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "image_license": 4}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "image_license": "4"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "meta": '{"a": [1, "All rights reserved"]}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "meta": '{"license": "CC0"}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "exif": '{"Image Copyright": "Jane Doe"}'}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "caption": "[a cat] {license}"}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": "CC BY 4.0", "caption": "[" * 100_000}, ("CC-BY-4.0", "license=CC BY 4.0")),
+        ({"license": '["CC BY 4.0"]'}, ("CC-BY-4.0", 'license=["CC BY 4.0"]')),
+        (
+            {"license": {"name": "CC BY", "source": "https://a.org/photo", "lang": "en", "hidden": False}},
+            ("CC-BY", "license.name=CC BY"),
+        ),
     ],
 )
 def test_metadata_that_allow_training(metadata, expected):
@@ -231,6 +274,66 @@ def test_metadata_that_allow_training(metadata, expected):
         ({"license": "CC0", "exif": {"Copyright": "CC BY-ND"}}, "CC-BY-ND", "exif.Copyright=CC BY-ND"),
         ({"license": "CC0", "photo": [{"license": "CC BY-NC 2.0"}]}, "CC-BY-NC-2.0", "photo.0.license=CC BY-NC 2.0"),
         ({"dataset": {"license": "CC BY 4.0"}}, UNKNOWN, None),
+        ({"dc:license": "CC BY 4.0"}, UNKNOWN, None),
+        # Keys with a namespace or a prefix.
+        *(
+            ({"license": "CC BY 4.0", key: value}, license_id, f"{key}={value}")
+            for key in (
+                "EXIF:Copyright",
+                "Exif.Image.Copyright",
+                "exif/copyright",
+                "IPTC:CopyrightNotice",
+                "xmpRights:UsageTerms",
+                "xmpRights:WebStatement",
+                "dcterms:license",
+                "dc:license",
+                "schema:license",
+                "image_license",
+                "photo_licence",
+                "original_license",
+                "original_license_url",
+                "usage_rights_2",
+                "license_2",
+                "License_Terms",
+                "copyright_info",
+            )
+            for value, license_id in (
+                ("All rights reserved", "all-rights-reserved"),
+                ("CC BY-NC", "CC-BY-NC"),
+                ("see contract", UNKNOWN),
+            )
+        ),
+        ({"license": "CC0", "exif": {"EXIF:Copyright": "CC BY-ND"}}, "CC-BY-ND", "exif.EXIF:Copyright=CC BY-ND"),
+        ({"license": "CC0", "image_license": {"name": "CC BY-ND"}}, "CC-BY-ND", "image_license.name=CC BY-ND"),
+        # JSON in a text
+        (
+            {"license": "CC BY 4.0", "exif": '{"Image Copyright": "All rights reserved"}'},
+            "all-rights-reserved",
+            "exif.Image Copyright=All rights reserved",
+        ),
+        ({"license": "CC0", "meta": ' {"license": "CC BY-NC"}'}, "CC-BY-NC", "meta.license=CC BY-NC"),
+        ({"license": "CC0", "meta": b'[{"license": "CC BY-NC"}]'}, "CC-BY-NC", "meta.0.license=CC BY-NC"),
+        (
+            {"license": "CC0", "a": {"b": '{"c": "{\\"rights\\": \\"see contract\\"}"}'}},
+            UNKNOWN,
+            "a.b.c.rights=see contract",
+        ),
+        ({"license": "CC0", "a": '{"rights": "CC BY-NC", "rights": "CC0"}'}, "CC-BY-NC", "a.rights.0=CC BY-NC"),
+        ({"license": "CC0", "image_license": '{"name": "CC BY-NC"}'}, "CC-BY-NC", "image_license.name=CC BY-NC"),
+        ({"meta": '{"license": "CC BY 4.0"}'}, UNKNOWN, None),
+        ({"license": '{"name": "CC BY 4.0"}'}, UNKNOWN, 'license={"name": "CC BY 4.0"}'),
+        # Keys that are usually not about rights.
+        (
+            {"license": {"name": "CC BY 4.0", "source": "https://creativecommons.org/licenses/by-nc/4.0/"}},
+            "CC-BY-NC-4.0",
+            "license.source=https://creativecommons.org/licenses/by-nc/4.0/",
+        ),
+        ({"license": {"name": "CC BY 4.0", "hidden": "CC BY-NC"}}, "CC-BY-NC", "license.hidden=CC BY-NC"),
+        ({"license": {"lang": "by"}}, UNKNOWN, None),
+        # A rights statement instead of a name
+        ({"license": "CC BY 4.0", "copyright": "版权所有"}, UNKNOWN, "copyright=版权所有"),
+        ({"copyright": "保留所有权利"}, UNKNOWN, "copyright=保留所有权利"),
+        ({"license": "CC BY 4.0", "copyright": "Ｎｏ Ｕｓｅ"}, UNKNOWN, "copyright=Ｎｏ Ｕｓｅ"),
         # Numbers mean different things in Flickr's and in COCO's lists.
         ({"license": 4}, UNKNOWN, "license=4"),
         ({"license": "4"}, UNKNOWN, "license=4"),
