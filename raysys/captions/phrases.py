@@ -19,12 +19,15 @@ _CANNOT = (
     r"( am| are| was| were|('|’)m|('|’)re) (unable|not (able|allowed|permitted|programmed|designed)) to)"
 )
 # "I can only see …" describes what an image shows; it is not in this list.
-_ONLY = r"( can only|( am| are|('|’)m|('|’)re) only able to)"
-_ONLY_DO = r"(answer|assist|caption|describe|generate|help|interpret|process|provide|read|respond|rewrite|translate)\b"
+_ONLY = r"( can only|( am| are| was| were|('|’)m|('|’)re) only able to)"
+_ONLY_DO = (
+    r"((access|analy[sz]e|answer|assist|caption|comply|describe|generate|help|identify|interpret|process|provide|read|"
+    r"respond|rewrite|tell you|translate)\b|(see|view|work with) text\b)"
+)
 _IMAGE = r"(images?|pictures?|photos?|photographs?|attachments?|captions?|text|description|request|input|file)"
 _PICTURE = r"\b(images?|pictures?|photos?|photographs?)\b"
 # "We can't tell whether it is a man or a woman" is about what the image shows.
-_TELL = rf"tell(?! (whether|if|which)\b(?!.*{_PICTURE}))"
+_TELL = rf"tell(?! (whether|if|which)\b(?! (it|this)\b)(?!.*{_PICTURE}))"
 _DO = (
     r"((access|analy[sz]e|answer|assist|caption|comply|confirm|continue|create|describe|determine|discuss|engage|fulfill?|"
     r"generali[sz]e|generate|identify|interpret|load|look|open|process|produce|provide|read|recogni[sz]e|rewrite|say|see|"
@@ -34,8 +37,8 @@ _DESCRIBING = r"(analy[sz]|caption|comment|describ|discuss|generat|identify|inte
 _GIVEN = r"(attached|provided|uploaded|given|included|received|shared|sent|found)"
 # "There are no images included in the album" is a caption, "… in the request" is a refusal.
 _REQUEST = (
-    r"([\w-]+ )?(analysis|attachment|caption|chat|conversation|description|file|image|input|message|post|prompt|query|"
-    r"question|request|upload|user)\b"
+    r"([\w-]+ )?(analysis|attachment|caption|chat|conversation|description|file|image|input|message|post|prompt|link|"
+    r"query|question|request|text|upload|url|user)\b"
 )
 _NOT_GIVEN = rf"{_GIVEN}\b(?! (at|by|for|in|inside|near|on|under|with) (the|an?|any|its|his|her|their) (?!{_REQUEST}))"
 _UNSEEN = r"(not |un)(visible|available|clear|readable|loading|displayed|shown|attached|provided|included)"
@@ -49,7 +52,7 @@ _NO = rf"({_THERE_IS_NO}|no)"
 # Not "too small for its frame".
 _TOO_BAD = (
     r"too (blurry|dark|small|unclear|low)(( in)?[ -](resolution|quality))?((,| and| or) [\w-]+)*"
-    rf"(\W*$|[.,;:!]| (for me )?to (make [^.]*out\b|{_DO})|,? so i\b)"
+    rf"(\W*$|[.,;:!]| (for me )?to (make [^.]*out\b|{_DO})|,? (so|and) i\b| for (me\b|(an?|any) {_REQUEST}))"
 )
 _UNREADABLE = (
     rf"(((is|was|seems|appears|looks)( to be)? (({_UNSEEN}|missing|blank|empty|corrupted|broken)"
@@ -94,7 +97,7 @@ REFUSALS = (
     rf"{_OPENER}((the|this|your) )?{_IMAGE} (not |un)(attached|available|found|loaded|provided)\W*$",
     rf"{_OPENER}(the|this|your) ({_GIVEN} )?{_IMAGE}( (you )?{_GIVEN})? {_UNREADABLE}",
     rf"{_OPENER}(could not|cannot|unable to|failed to) (load|open|process|display|describe) "
-    rf"((the|this|your) {_IMAGE}\b|{_IMAGE}(\W*$|[.,;:!]))",
+    rf"((the|this|your) {_IMAGE}\b|{_IMAGE}( data| file)?(\W*$|[.,;:!]| (at|because|due|from)\b))",
     rf"{_OPENER}you (forgot|have forgotten|did not|didn('|’)t|have not|haven('|’)t) (to )?"
     r"(attach|upload|provide|include|share)",
     rf"({_OPENER}(please|{_YOU})|[.!?] {_YOU}) (upload|provide|attach|send|resend|paste|share|give) (me )?"
@@ -104,7 +107,7 @@ REFUSALS = (
     r"(violates?|goes against|(may|might|would) violate)\b[^.!?]*\b(polic(y|ies)|guidelines|terms)\b",
     rf"^(?!sorry\W*$){_SORRY}\W*$",
     rf"^{_SORRY} (for|about) (the|any|my) (confusion|inconvenience|mistake|error|misunderstanding)\b",
-    r"^sorry([.,;:!-]| (but|i|it|my|no|that|the|there|this|your)\b).*\b"
+    r"^sorry(\s*[.,;:!-]| (about|but|for|i|it|my|no|that|the|there|this|to|your)\b).*\b"
     r"(can('|’)?t|cannot|could not|couldn('|’)t|unable|not able|don('|’)t|(images?|pictures?)(?! of an?\b)|help)\b",
 )
 """Case-insensitive regular expressions for a `refusal`, searched in the text. The Japanese ones follow."""
@@ -118,11 +121,11 @@ _CANNOT_JA = (
 )
 # "写真立ての中に写真はありません" names a place in the image. "メッセージの中に…" is about the request.
 _NOT_IN_THE_SCENE_JA = (
-    r"(?!(?!.*(メッセージ|会話|リクエスト|入力|チャット|添付)).*[中上下前横隣壁左右]には?、?"
+    r"(?!(?!.*(メッセージ|会話|リクエスト|入力|チャット|添付)).*([^像真]の[中上下前横隣左右]|壁)には?、?"
     r"(画像|写真)[はが](ありません|見えません|見当たりません))"
 )
 # "猫がいますが、犬は見えません": the clause after "が、" has a topic of its own.
-_NOT_CONTRASTED_JA = r"(?!が、[^。]*[^にで]は(ありません|見えません|見当たりません))"
+_NOT_CONTRASTED_JA = r"(?!が、[^。]{0,40}[^にで]は(ありません|見えません|見当たりません))"
 REFUSALS += (
     r"^(申し訳(ありません|ございません)|すみません|ごめんなさい|お詫びします)[。!]?$",
     rf"{_NOT_QUOTED_JA}{_SORRY_JA}(が|けれど)?[、。,! ]*(?!$).*{_CANNOT_JA}",
@@ -151,8 +154,7 @@ PREAMBLES = (
     rf"(an?|the|my|your) ([\w-]+ ){{0,4}}{_CAPTION}(\W*$|\s*:| ({_OF_THE_IMAGE}))",
     rf"^(here|below) are (some|two|three|a few|the|my) ([\w-]+ ){{0,3}}({_CAPTION}s|options)\b",
     r"^(here you (go|are)|(i can|i('|’)ll|i will) do that)\W*$",
-    r"^let me (describe|write|make|generali[sz]e|translate|rewrite)\b",
-    rf"^let me try( (it|that|this))?( again)?(\W*$| to {_DO})",
+    r"^let me (describe|write|make|generali[sz]e|translate|rewrite|try(?! on| out))\b",
     r"^(i|we)( would|('|’)d) be (happy|glad) to (help|assist)(\W*$|[.,!]| (you|with)\b)",
     r"^\(?(please )?note( that)?\s*:\s*i( have|('|’)ve)? "
     r"(changed|generali[sz]ed|left out|omitted|removed|replaced|simplified)\b",
