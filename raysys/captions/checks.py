@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from raysys.captions.cleaning import LEAD_INS, TRAILERS, clean
-from raysys.captions.phrases import PREAMBLES, REFUSALS
+from raysys.captions.phrases import NOT_TEXT, PREAMBLES, REFUSALS
 from raysys.config import Config
 from raysys.language.languages import other_language, script_of, script_share
 
@@ -47,6 +47,7 @@ class ChecksConfig(Config):
     )
     refusals: tuple[Pattern, ...] = Field(REFUSALS, description="regular expressions for a `refusal`")
     preambles: tuple[Pattern, ...] = Field(PREAMBLES, description="regular expressions for a `preamble`")
+    not_text: tuple[Pattern, ...] = Field(NOT_TEXT, description="regular expressions for `not_text`, such as markup")
     lead_ins: tuple[Pattern, ...] = Field(LEAD_INS, description="regular expressions removed from an answer's start")
     trailers: tuple[Pattern, ...] = Field(TRAILERS, description="regular expressions for remarks after a caption")
     allow_truncated: bool = Field(False, description="keep answers that were truncated by max_tokens")
@@ -67,7 +68,7 @@ class Problem:
 def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) -> Problem | None:
     """The first check that the cleaned `text` fails; None if it is usable.
 
-    Reasons: control_characters, empty, truncated, refusal, preamble, repetition, wrong_language.
+    Reasons: control_characters, empty, truncated, not_text, refusal, preamble, repetition, wrong_language.
     """
     if (bad := _control_character(text)) is not None:
         return Problem("control_characters", f"U+{ord(bad):04X}")
@@ -75,7 +76,8 @@ def problem(text: str, finish_reason: str, language: str, config: ChecksConfig) 
         return Problem("empty", f"{len(text)} characters")
     if finish_reason == "length" and not config.allow_truncated:
         return Problem("truncated", "max_tokens reached")
-    for reason, patterns in (("refusal", config.refusals), ("preamble", config.preambles)):
+    patterns_by_reason = {"not_text": config.not_text, "refusal": config.refusals, "preamble": config.preambles}
+    for reason, patterns in patterns_by_reason.items():
         if any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns):
             return Problem(reason)
     if repeats := repeated_phrase(*_units(text), config.max_repeats):

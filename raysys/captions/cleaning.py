@@ -12,8 +12,9 @@ LEAD_INS = (
     r"(sure|certainly|of course|absolutely|okay|ok)( thing)?\s*[!,.:]\s*(?=here|below|the (general|translat)|caption)",
     r"(here('|’)?s|here is|here are|below is) (an?|the|my|your|one)\b[^.!?:\n]{0,60}"
     rf"\b({_OF_A_CAPTION}|version|sentence)\b[^.!?:\n]{{0,60}}:",
-    r"((the|an?|my) )?((more|extremely|very) )?((general|generalized|generalised|generic|image|english|japanese) )?"
-    rf"{_OF_A_CAPTION}( (of|for) (the|this) (image|picture))?( is)?\s*:",
+    r"((the|an?|my) )?((more|extremely|very) )?((general|generalized|generalised|generic|image|english|japanese|revised"
+    r"|rewritten) )?"
+    rf"{_OF_A_CAPTION}( (of|for) (the|this) (image|picture))?( is| would be)?\s*:",
     r"(はい|もちろん(です)?|承知(しました|いたしました)|わかりました|かしこまりました)[、。!,.]\s*(?=以下|次|翻訳|日本語訳|訳|キャプション)",
     r"(以下|次)(は|が|に|の)[^。:\n]{0,30}(翻訳|訳文?|キャプション|説明文?)"
     r"(です|になります|となります|の(通り|とおり)です|を(示|記|提供|紹介|作成|ご紹介)[^。:\n]{0,8})?[:。]",
@@ -27,6 +28,8 @@ TRAILERS = (
     r"explanation\s*:",
     r"let me know (if|whether|how|what)\b",
     r"i(('|’)ve| have)? (removed|replaced|changed|generalized|generalised|simplified|omitted|left out)\b",
+    r"the (breed|brand|name)s?( name)?( and (the )?(breed|brand|name)s?)? (was|were|has been|have been) "
+    r"(changed|generali[sz]ed|left out|omitted|removed|replaced|simplified)(\W*$| (from|in) the caption\b)",
     r"\(?注(意|釈|記)?\s*:[^\n]{0,40}(原文|訳|省|一般|変更)",
     r"※[^\n]{0,40}(原文|訳|省|一般|変更)",
 )

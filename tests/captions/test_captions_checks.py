@@ -42,6 +42,10 @@ def reason(text: str, finish: str = "stop", language: str = "en", config: Checks
         ("もちろんです。翻訳：「公園の犬」", "公園の犬"),
         ("公園の犬がいる。※犬種は省きました", "公園の犬がいる。"),
         ("Caption: a dog", "a dog"),
+        ("A more general caption would be: a dog", "a dog"),
+        ("Rewritten caption: a dog", "a dog"),
+        ("A dog. The breed was removed.", "A dog."),
+        ("A dog. The brand and the name have been omitted from the caption.", "A dog."),
         # not around the caption but in it
         ("a sign that reads caption: none", "a sign that reads caption: none"),
         ("Here is a dog in a park", "Here is a dog in a park"),
