@@ -67,7 +67,7 @@ def test_driver_killed_then_interrupted_then_finished(tmp_path):
     assert "run the same command again" in err
     assert parts_done(output) >= after_kill + 1
 
-    code, err = finish(start(output))
+    code, err = finish(start(output, address="inline"))  # a run may be resumed without Ray, too
     assert code == 0, err
     check_whole(output)
 
@@ -131,7 +131,7 @@ def test_failed_rows_and_a_poison_row_then_retry(tmp_path):
     config["config"]["deadly"] = []  # the repair: in real life, a new release
     Store(str(next(output.glob("toy-*")))).write_json("_run/job.json", config)
     retried = subprocess.run(
-        [sys.executable, str(TOY), "retry", str(output), "--address", "local"],
+        [sys.executable, str(TOY), "retry", str(output), "--address", "inline"],
         env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,
