@@ -21,7 +21,7 @@ TITLE_COSTS = {"VBG": 5.5, "VBZ": 2.0, "VBP": 2.0, "VBD": 2.0, "VB": 2.0, "VBN":
 """Extra cost of a capitalized verb in a title: titles are mostly nouns, and their -ing words are names of
 activities ("Pipe Welding", "Running Shoes")."""
 NAME_COST = 4.0
-"""Cost of reading a capitalized word as a name if capitals are no clear evidence and it is also a common word."""
+"""Cost of reading a capitalized word as a name if capitals are not clear evidence and it is also a common word."""
 HYPHENS = frozenset("-‐‑")
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 VERB_TAGS = frozenset({"VB", "VBP", "VBZ", "VBD", "VBG", "VBN"})

@@ -38,14 +38,15 @@ class Record:
             "seconds": before.get("seconds", {}),
             "steps": {step.name: self._known(step, old.get(step.name, {})) for step in steps},
         }
-        # What was made from outputs that are out of date is out of date itself: its digest includes theirs.
 
     def _known(self, step: Step, before: dict[str, Any]) -> dict[str, Any]:
-        """The step's entry. The state and reason of another configuration do not apply to this one."""
+        """The step's entry. The state and reason of another configuration do not apply to this one.
+
+        A digest includes the digests of the steps that it needs: what was made from outdated outputs is outdated, too.
+        """
         is_current = before.get("digest") == self._digests[step.name]
-        kept = before if is_current else {"seconds": before["seconds"]} if "seconds" in before else {}
-        own = {"job": step.job, "model": step.model, "evaluation": step.evaluation, "needs": list(step.needs)}
-        return own | kept
+        kept = {name: value for name, value in before.items() if is_current or name == "seconds"}
+        return kept | {"job": step.job, "model": step.model, "evaluation": step.evaluation, "needs": list(step.needs)}
 
     def start(self) -> None:
         """Write the record and the resolved configuration."""
