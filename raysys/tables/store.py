@@ -110,6 +110,33 @@ class Store:
                 "free disk space or give another output folder, then run the same command again: it resumes",
             ) from exc
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a complete buffer to `name` only if there is no such file; return whether this call created it.
+
+        Of several processes that call this at the same moment, exactly one gets True. Raises InputError like `write`.
+        """
+        if not self.is_local:
+            fs, root = self._fs
+            try:
+                fs.pipe_file(f"{root}/{name}", data, mode="create")  # a conditional PUT
+            except FileExistsError:
+                return False
+            return True
+        target = Path(self.path(name))
+        tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")
+        try:
+            self.write(os.path.relpath(tmp, self.url), data)
+            os.link(tmp, target)
+        except FileExistsError:
+            return False
+        except OSError as exc:
+            raise InputError(
+                f"cannot create {target}: {exc.strerror or exc}", "give an output folder on a disk that supports links"
+            ) from exc
+        finally:
+            tmp.unlink(missing_ok=True)
+        return True
+
     def append(self, name: str, data: bytes) -> None:
         """Append to a local file in one write: for logs, never for tables."""
         with open(self.path(name), "ab") as f:
