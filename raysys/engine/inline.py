@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raysys.engine.chunk_work import failure, whole_chunk
+from raysys.engine.chunk_work import built, failure, whole_chunk
 from raysys.engine.drive import MapResult, drive
 from raysys.errors import WorkerBroken
 from raysys.tables import Chunk
@@ -48,7 +48,7 @@ class _Worker:
             except Exception as exc:
                 return failure(chunk, exc)
 
-    def _built(self) -> Stage:
+    def _built(self, chunk: Chunk) -> Stage:
         if self._stage is None:
-            self._stage = self._run.job.build()
+            self._stage = built(self._run, chunk.name)
         return self._stage

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -14,12 +15,11 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import ray
 
-from raysys.engine.chunk_work import Target, failure, load_items, rows_of, whole_chunk
+from raysys.engine.chunk_work import Target, attempts_of, built, failure, load_items, rows_of, whole_chunk
 from raysys.engine.meters import Gate, Gauge
 from raysys.errors import InputError, WorkerBroken
 from raysys.tables import Chunk
 from raysys.tables.job import TableRun
-from raysys.tables.process import AttemptLog
 from raysys.tables.stage import Stage
 
 T = TypeVar("T")
@@ -66,10 +66,11 @@ class StageActor:
         self._run, self._gate, self._gauge = run, Gate(), Gauge()
         self._mistake: InputError | None = None
         try:
-            self._stage = run.job.build()
+            self._stage = built(run, ray.get_runtime_context().get_actor_id())
         except InputError as exc:
             # Raised here, it would reach the user as an actor failure, after Ray had retried.
             self._mistake = exc
+            traceback.print_exception(exc)  # with its cause, into the worker's log
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _pack([r if _broken(r) else self._one(r) for r in batch.to_pylist()])
@@ -84,7 +85,7 @@ class StageActor:
         if self._mistake is not None:
             raise self._mistake
         items = _from_ipc(data)
-        log = AttemptLog(self._run.output.folder, chunk.name)
+        log = attempts_of(self._run, chunk)
         # The gate comes first: a chunk that is still waiting has not begun and must not be blamed if the worker dies.
         with self._gate.hold(alone=log.is_suspect), log, self._gauge.holding(len(items)):
             table = rows_of(self._run, chunk, items, self._stage, log)
@@ -114,11 +115,11 @@ def whole_chunks(batch: pa.Table, work: OncePerWorker[tuple[TableRun, list[Chunk
 _STAGES: dict[str, Stage] = {}
 
 
-def _stage_of(run: TableRun) -> Stage:
-    """The stage of this run in this worker process, built for the first chunk."""
+def _stage_of(run: TableRun, chunk: Chunk) -> Stage:
+    """The stage of this run in this worker process, built for its first chunk."""
     if run.id not in _STAGES:
         _STAGES.clear()  # free the memory of an earlier run's stage
-        _STAGES[run.id] = run.job.build()
+        _STAGES[run.id] = built(run, chunk.name)
     return _STAGES[run.id]
 
 

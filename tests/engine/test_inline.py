@@ -136,6 +136,28 @@ def test_a_broken_engine_is_built_again_and_only_its_row_is_blamed(tmp_path: Pat
     assert step.rows["in"] == 40
 
 
+def test_an_engine_that_breaks_on_every_item_stops_the_run_with_its_reason(tmp_path: Path) -> None:
+    """Not one row is blamed for an engine that cannot run; after the repair, the same command does everything."""
+    broken = toy(tmp_path / "t", breaking=range(20))
+    with pytest.raises(InputError, match=r"workers died 10 times in a row .*the engine died") as told:
+        toy_job.run(broken, inline())
+    assert "cluster.max_worker_deaths" in told.value.fix
+    assert open_table(str(tmp_path / "t")).counts().total == 0
+    step = toy_job.run(toy(tmp_path / "t"), inline()).steps["toy"]
+    assert (step.rows["in"], step.rows["error"]) == (40, {})
+
+
+def test_neighbors_that_break_the_engine_are_blamed_if_others_do_not(tmp_path: Path) -> None:
+    """Three at the start of a chunk, and later three more: fewer deaths in a row than an engine that cannot run."""
+    step = toy_job.run(toy(tmp_path / "t", breaking=[0, 1, 2, 15, 16, 17]), inline()).steps["toy"]
+    assert (step.rows["in"], step.rows["error"]) == (40, {"worker_died": 6})
+
+
+def test_a_stage_that_cannot_be_built_is_told_with_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="could not be started: RuntimeError: no room for the weights"):
+        toy_job.run(toy(tmp_path / "t", load="raises"), inline())
+
+
 WITHOUT_RAY = """
 import sys
 from raysys.jobs.options import inline
