@@ -89,14 +89,15 @@ def ready(model: M, device: str) -> M:
 def loaded(folder: Path, load: Callable[[], L]) -> L:
     """Return `load()`, which no other thread does at the same time. Its exceptions about files of the folder are raised
     as one InputError that names the folder."""
-    try:
-        with BUILDING:
-            return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise InputError(
-            f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
-        ) from exc
+    with places.naming_damaged_files(folder):
+        try:
+            with BUILDING:
+                return load()
+        except (OSError, ValueError, KeyError, SafetensorError) as exc:
+            reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+            raise InputError(
+                f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
+            ) from exc
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
@@ -108,7 +109,7 @@ def _digest(root: Path, files: Sequence[Path]) -> str:
 
 
 def _config_digest(file: Path) -> str:
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = places.read_json(file)
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in _VOLATILE_KEYS}
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from raysys.config import OPERATIONAL, Config
 from raysys.errors import InputError
+from raysys.models.places import naming_damaged_files
 from raysys.similarity.embedded import PRESET, EmbeddedDescriptor
 from raysys.similarity.images import ImageLike
 from raysys.similarity.thresholds import NO_CLAIM, SSCD, Thresholds
@@ -104,7 +105,8 @@ def make_descriptor(config: DescriptorConfig | None = None) -> Descriptor:
 
     if config.name == "sscd":
         return pretrained.SscdDescriptor(weights, config.sha256, preset, config.device, config.batch_size)
-    return pretrained.TransformersDescriptor(config.name, weights, config.sha256, config.device, config.batch_size)
+    with naming_damaged_files(Path(weights)):
+        return pretrained.TransformersDescriptor(config.name, weights, config.sha256, config.device, config.batch_size)
 
 
 def descriptor_facts(config: DescriptorConfig | None = None) -> DescriptorFacts:

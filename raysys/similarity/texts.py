@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from raysys.errors import InputError
 from raysys.models import places
 from raysys.models.loading import BUILDING, model_hash
+from raysys.models.places import naming_damaged_files
 
 BATCH_SIZE = 64
 WORDS = "words"
@@ -70,7 +71,10 @@ def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
 
     Raises InputError if `place` is not a CLIP folder.
     """
-    return embed_words if place == WORDS else _clip_embedder(place, device)
+    if place == WORDS:
+        return embed_words
+    with naming_damaged_files(folder := _folder(place)):
+        return _clip_embedder(folder, device)
 
 
 def text_embedder_identity(place: str | None) -> str | None:
@@ -93,26 +97,25 @@ def embed_words(texts: Sequence[str]) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
-def _folder(place: str) -> str:
-    folder = str(places.path(place)) if places.is_zoo_name(place) else place
-    if not os.path.isdir(folder):
-        raise InputError(f"{place} is not a CLIP folder: it does not exist", "give one, or zoo:clip")
+def _folder(place: str) -> Path:
+    folder = places.path(place) if places.is_zoo_name(place) else Path(place)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a CLIP folder: it does not exist", "give one, or zoo:clip")
     return folder
 
 
-def _clip_embedder(place: str, device: str) -> TextEmbedder:
+def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
     """Texts longer than the model's context are truncated."""
     # Imported here, because `words` does not need them.
     import torch
     from transformers import AutoTokenizer, CLIPModel
 
-    folder = _folder(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         with BUILDING:
             model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{place} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
+        raise InputError(f"{folder} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
     model = model.eval().requires_grad_(False).to(device)
     length = model.config.text_config.max_position_embeddings
 

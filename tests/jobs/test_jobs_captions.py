@@ -698,6 +698,25 @@ def test_why_vllms_engine_does_not_start_is_told(flow, capsys):
 
 @vllm
 @pytest.mark.slow
+def test_a_model_that_vllm_starts_but_cannot_run_ends_the_run_at_the_first_start(flow, tmp_path, capsys):
+    """Its engine would die of every row. No row is blamed; another engine then does them all."""
+    model = tiny_llm.write_blip2(tmp_path / "model", heads=4)  # attention heads of 16
+    llm = {"engine": "vllm", "model": str(model), "prompt_format": "completion"}
+    captioner = {"name": "tiny", "prompts": {"photo": "a photo of"}, "llm": llm, "sampling": {"max_tokens": 16}}
+    (flow / "heads.yaml").write_text(
+        yaml.safe_dump({"samples": "samples", "output": "heads", "min_captions": 1, "captioners": [captioner]})
+    )
+    assert cli(flow, "caption", "--config", "heads.yaml") == 2
+    said = capsys.readouterr().err
+    assert "ends at its first request" in said
+    assert "RuntimeError: Unsupported CPU attention configuration: head_dim=16" in said
+    assert "llm.engine: transformers" in said
+    assert "Traceback" not in said
+    assert rows(flow, "heads") == []
+
+
+@vllm
+@pytest.mark.slow
 def test_a_killed_engine_costs_only_time(tmp_path):
     """SIGKILL on vLLM's own process in the middle of a run: the worker is replaced, each caption is there once."""
     tiny.write_samples(tmp_path, 240)
