@@ -26,7 +26,12 @@ def config_options(command: click.Command) -> click.Command:
     """The argument and options that choose a job's configuration: shared by the jobs and `raysys submit`."""
     for param in (
         click.Argument(["overrides"], nargs=-1, metavar="[KEY=VALUE]..."),
-        click.Option(["--config"], metavar="FILE", help='A YAML file, or "demo" or "full" for a packaged one.'),
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            help='A YAML file, or "demo" or "full" for a packaged one. '
+            "Default: the keys on the command line, and the defaults listed below.",
+        ),
         click.Option(
             ["--limit"], type=click.IntRange(min=1), metavar="N", help="Stop after about N input items (whole chunks)."
         ),
@@ -98,27 +103,49 @@ class JobCommand(click.Command):
 
             click.echo(dump(resolved), nl=False)
             return
-        click.echo(f"raysys {self.job.name}: configuration {path}", err=True)
-        if config is None:
-            click.echo("  (the packaged demo, because --config was not given)", err=True)
+        click.echo(f"raysys {self.job.name}: {f'configuration {path}' if path else 'default configuration'}", err=True)
+        if config == "demo" and (own := _own_inputs(path, overrides)):
+            note = f"{own} is not the demo's, but all other settings are; omit --config for the defaults"
+            click.echo(f"  note: {note}", err=True)
         options = RunOptions(limit, dry_run, on_change, address, names_in(only))
         from raysys.cli.results import show
 
         show(self.job.load().run(resolved, options))
 
 
-def config_path(job: JobInfo, config: str | None) -> Path:
-    """The file that `--config` means: a path or the name of a packaged file; by default the packaged demo."""
-    if config is None or config in PACKAGED:
-        return job.packaged_config(config or "demo")
-    return Path(config)
+_OUTPUTS = {"output", "latents", "text_states", "export"}
 
 
-def load_config(job: JobInfo, path: Path, overrides: tuple[str, ...]) -> Config:
-    """The job's validated configuration. Raises InputError with all mistakes."""
+def _own_inputs(demo: Path, overrides: tuple[str, ...]) -> str:
+    """The overrides that replace inputs of the demo by others."""
+    from raysys.config import read_yaml
+
+    paths = {key for key, value in read_yaml(demo).items() if str(value).startswith("runs/")} - _OUTPUTS
+    return ", ".join(override for override in overrides if override.partition("=")[0] in paths)
+
+
+def config_path(job: JobInfo, config: str | None) -> Path | None:
+    """The file that `--config` means: a path or the name of a packaged file; None without `--config`."""
+    if config is None:
+        return None
+    return job.packaged_config(config) if config in PACKAGED else Path(config)
+
+
+def load_config(job: JobInfo, path: Path | None, overrides: tuple[str, ...]) -> Config:
+    """The job's validated configuration: the file's or, without a file, the defaults, with the overrides.
+
+    Raises InputError with all mistakes.
+    """
     from raysys.config import load
 
     for override in overrides:
         if "=" not in override and override.endswith((".yaml", ".yml")):
             raise InputError(f"{override} is not KEY=VALUE", f"to give a file: raysys {job.name} --config {override}")
+    if path is None and not overrides:
+        fields = job.load().JobConfig.model_fields
+        required = " and ".join(name for name, field in fields.items() if field.is_required()) or "a configuration"
+        raise InputError(
+            f"raysys {job.name} needs {required}",
+            f"for example: {job.example}\n       raysys {job.name} --help lists all keys; --config demo runs the demo",
+        )
     return load(job.load().JobConfig, path, overrides)

@@ -27,7 +27,9 @@ class JobConfig(Config):
     """Find exact and near duplicates."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    features: Place = Field(description="table of their FEATURES rows; missing rows are computed first")
+    features: Place | None = Field(
+        None, description="table of their FEATURES rows; missing rows are computed first; null = <output>-features"
+    )
     output: Place = Field(description="output table of DUPLICATES rows")
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="which descriptor compares images")
     decode: DecodeConfig = Field(DecodeConfig(), description="decoding limits")
@@ -41,7 +43,8 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Cluster the samples. All clusters are recomputed if anything has changed."""
     shared = {name: getattr(config, name) for name in ("descriptor", "decode", "chunk_rows", "cluster")}
-    to_describe = describe.JobConfig(images=config.samples, output=config.features, **shared)
+    features_at = config.features or f"{config.output}-features"
+    to_describe = describe.JobConfig(images=config.samples, output=features_at, **shared)
     samples, descriptor = complete(config.samples, SAMPLES), descriptor_facts(config.descriptor)
     duplicates = config.duplicates.of_descriptor(descriptor)
     described = describe.describe_missing({"features": to_describe}, options)
