@@ -171,7 +171,7 @@ REASONS = {
     "not_image": {"png": b"hello"},
     "truncated": {"png": picture(1)[:60]},
     "too_small": {"png": picture(1, side=8)},
-    "unsupported_format": {"png": None, "heic": b"\0\0\0\x20ftypheic" + bytes(50)},
+    "unsupported_format": {"png": None, "jxl": b"\xff\x0a" + bytes(50)},
 }
 
 
