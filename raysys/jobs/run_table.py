@@ -68,9 +68,14 @@ def _open(job: TableJob, options: RunOptions) -> Output | None:
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
     retried = options.retried()
     if retried is None:
-        return open_output(
+        output = open_output(
             job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
         )
+        if not (options.dry_run or output.is_kept):
+            for name in job.files:
+                if not output.table.exists(name):
+                    output.table.write(name, job.files[name])
+        return output
     table, producer, digest = retried
     if (Store(job.output).url, job.label) != (table, producer):
         return None
