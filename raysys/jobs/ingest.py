@@ -14,7 +14,7 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_table
 from raysys.rows import SAMPLES
 from raysys.shards.folder import stored_items, write_items
-from raysys.shards.ingest import IngestConfig, ingest_rows
+from raysys.shards.ingest import IngestConfig, core_seconds, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
 from raysys.tables import Chunk, InputPart, Store
 from raysys.tables.job import TableJob
@@ -28,7 +28,8 @@ class JobConfig(Config):
 
     input: Place | Annotated[tuple[Place, ...], Field(min_length=1)] = Field(
         description="path, URL or pattern (data/*.tar, {00000..00099}.tar), or a list of them: WebDataset tars, "
-        "Parquet or saved Hugging Face datasets with images or image paths, image folders, CSV or JSONL indexes"
+        "Parquet or saved Hugging Face datasets with images or image paths, image folders, CSV or JSONL indexes. In a "
+        "tar, a key ends at the first dot of the file name (a.b.jpg belongs to sample a), as in webdataset"
     )
     output: Place = Field(description="output table of SAMPLES rows")
     ingest: IngestConfig = Field(IngestConfig(), description="columns, filters and licenses")
@@ -66,6 +67,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
             args=(read, rules),
             cluster=config.cluster,
             files=lists,
+            core_seconds=core_seconds(files),
         ),
         config,
         options,

@@ -9,7 +9,7 @@ re-encoded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -74,6 +74,21 @@ def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) ->
         raise ValueError(
             f"{file.path} has changed since it was listed with {file.n_items} items: [{start}, {stop}) has {count}"
         )
+
+
+BYTES_PER_CORE_SECOND = 25e6
+SECONDS_PER_ITEM = 0.0015
+"""For JPEG photographs of 256 to 512 px, 37 kB each: 0.7 ms on an idle core of a server, 1.5 ms on a shared one."""
+SECONDS_PER_INDEX_ROW = 0.01
+"""The size of an image that an index names is not known before it is read: 250 kB."""
+
+
+def core_seconds(files: Sequence[InputFile]) -> float:
+    """A rough estimate of the work on all items, on one core."""
+    per_item = {"index": SECONDS_PER_INDEX_ROW}
+    return sum(
+        max(f.n_bytes / BYTES_PER_CORE_SECOND, f.n_items * per_item.get(f.kind, SECONDS_PER_ITEM)) for f in files
+    )
 
 
 def _read_items(file: InputFile, start: int, stop: int, columns: ColumnsConfig) -> Iterator[RawItem]:

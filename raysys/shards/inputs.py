@@ -20,6 +20,7 @@ from typing import Literal
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysys.errors import InputError
 from raysys.shards import arrow, folder, index, parquet, patterns, webdataset
@@ -44,7 +45,8 @@ LIST_THREADS = 8
 class InputFile:
     """One file, or images of one folder. `signature` changes if the contents change.
 
-    name: unique. source: the same without the number of a later addition; row ids begin with it.
+    name: unique. source: the same without the number of a later addition; row ids begin with it. n_bytes: of its images
+    and whatever is stored with them, for estimates; of an index, of its text.
     items: of a folder. span: of an index.
     """
 
@@ -54,6 +56,7 @@ class InputFile:
     n_items: int  # all items; each becomes a row, whether kept or not
     signature: str
     source: str
+    n_bytes: int
     items: folder.Items | None = field(default=None, compare=False, repr=False)
     span: index.Span | None = None
 
@@ -225,7 +228,7 @@ class _Listing:
             return self._of_folder(entry)
         if entry.kind == "index":
             return self._of_index(entry)
-        signature = _probe(entry.path)
+        signature, n_bytes = _probe(entry.path)
         n_items = self._counted.get((entry.name, signature))
         if n_items is None:
             counters: dict[str, Callable[[], int]] = {
@@ -234,7 +237,7 @@ class _Listing:
                 "arrow": lambda: arrow.count_items(entry.path, self._columns),
             }
             n_items = counters[entry.kind]()
-        return [InputFile(entry.name, entry.path, entry.kind, n_items, signature, entry.name)]
+        return [InputFile(entry.name, entry.path, entry.kind, n_items, signature, entry.name, n_bytes)]
 
     def _earlier(self, entry: _Entry) -> list[Known]:
         """The known parts of a folder or an index: itself, then `<name>+1`, `<name>+2` …"""
@@ -253,11 +256,13 @@ class _Listing:
         earlier = self._earlier(entry)
         names = folder.images_among(listing, entry.chosen)
         parts = folder.generations(listing, names, [self._items_of(f.signature) for f in earlier])
-        return [
-            InputFile(name, entry.path, "folder", len(items), folder.items_signature(items), entry.name, items)
-            for name, items in zip(self._names(entry, earlier, len(parts)), parts, strict=True)
-            if len(items)
-        ]
+        files = []
+        for name, items in zip(self._names(entry, earlier, len(parts)), parts, strict=True):
+            if len(items):
+                signature, n_bytes = folder.items_signature(items), pc.sum(items["length"]).as_py()
+                found = InputFile(name, entry.path, "folder", len(items), signature, entry.name, n_bytes, items)
+                files.append(found)
+        return files
 
     def _of_index(self, entry: _Entry) -> list[InputFile]:
         earlier = self._earlier(entry)
@@ -268,7 +273,8 @@ class _Listing:
             if n_items is None:
                 n_items = index.count_items(entry.path, span, self._columns)
             if n_items or span.begin == 0:  # blank lines at the end are no rows yet
-                files.append(InputFile(name, entry.path, "index", n_items, signature, entry.name, span=span))
+                n_bytes = span.end - span.begin
+                files.append(InputFile(name, entry.path, "index", n_items, signature, entry.name, n_bytes, span=span))
         return files
 
 
@@ -277,13 +283,13 @@ def _addition(name: str, source: str) -> int:
     return int(name[len(source) + 1 :] or 0)
 
 
-def _probe(path: str) -> str:
-    """The signature of a file. Raises InputError for a gzip stream that is named .tar."""
+def _probe(path: str) -> tuple[str, int]:
+    """The signature of a file and its bytes. Raises InputError for a gzip stream that is named .tar."""
     source = open_source(path)
     try:
         if path.lower().endswith(".tar") and source.read(0, 2) == b"\x1f\x8b":
             raise InputError(f"{path} is a gzip stream, not a tar", "rename it to .tar.gz and gunzip it")
-        return content_signature(source)
+        return content_signature(source), source.size
     finally:
         source.close()
 

@@ -40,7 +40,8 @@ class TableJob:
     job: the command. producer: the name of these rows' writer if several write into one table (default: the job).
     fields: every value that changes the result; determines the fingerprint.
     load: chunk → items (an Arrow table), run in CPU tasks. stage, args: built once per worker as `stage(*args)`.
-    files: {path in the table's folder: contents} that workers and later runs read; written once. Their names begin with `_`.
+    files: {path in the table: contents} that workers and later runs read; the names begin with `_`. Written once.
+    core_seconds: an estimate of the work on all items, on one core; None = unknown, or not worth one.
     cluster: how the engine runs the job (`raysys.engine.config.ClusterConfig`); not used in `raysys.tables`.
     """
 
@@ -56,6 +57,7 @@ class TableJob:
     cluster: Config
     producer: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    core_seconds: float | None = None
     environment: Environment = field(default_factory=Environment)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 
 from raysys.errors import InputError
 from raysys.jobs import caption, dedup, describe, ingest
-from raysys.jobs.options import inline
+from raysys.jobs.options import RunOptions, inline
 from raysys.shards.images import image_reader
 from raysys.tables import open_table
 from raysys.tables.verify import verify
@@ -232,3 +232,13 @@ def test_the_plan_of_a_second_run_is_the_new_photo(tmp_path, photos, tiles):
     config = ingest.JobConfig(input=str(photos), output=str(tmp_path / "samples"), ingest=own())
     plan = ingest.run(config, inline(dry_run=True)).steps["ingest"]
     assert (plan.items, plan.pending_chunks, plan.pending_items) == (N + 1, 1, 1)
+
+
+def test_workers_read_a_folder_from_the_list_in_the_table(run_folder, photos, tiles, ray_local):
+    """On Ray, with relative paths; a photo that is added while the job runs belongs to the next run."""
+    config = ingest.JobConfig(input="../photos", output="samples", ingest=own(), chunk_rows=4)
+    assert ingest.run(config, RunOptions(limit=4)).steps["ingest"].rows["kept"] == 4
+    (photos / "00b.png").write_bytes(tiles[N])
+    assert ingest.run(config, RunOptions()).steps["ingest"].rows["kept"] == N + 1
+    names = sorted(f"photos/{i:02d}.png" for i in range(N))
+    assert rows(run_folder / "samples") == [*names, "photos/00b.png"]

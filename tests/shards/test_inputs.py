@@ -200,7 +200,7 @@ def test_damaged_saved_datasets_are_named(tmp_path):
     with pytest.raises(InputError, match="is not an Arrow file"):
         list_inputs(str(tmp_path / "ds"))
     (tmp_path / "ds/state.json").write_text("{")
-    with pytest.raises(InputError, match="state.json is not the state of a saved dataset"):
+    with pytest.raises(InputError, match=r"state\.json is not the state of a saved dataset"):
         list_inputs(str(tmp_path / "ds"))
 
 
