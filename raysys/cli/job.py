@@ -68,8 +68,8 @@ class JobCommand(click.Command):
         self.params += [
             click.Option(
                 ["--address"],
-                help='"local", "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the running cluster if there is one, else local.",
+                help='"local" (a private Ray), "inline" (row jobs: in this process, without Ray) or a Ray address. '
+                "Default: the cluster in RAY_ADDRESS; without one inline for a small job without a model, else local.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),

@@ -95,9 +95,7 @@ def failed(path: str, limit: int, as_json: bool) -> int | None:
 @click.argument("path")
 @click.option("--limit", type=click.IntRange(min=1), help="Retry at most about this many rows.")
 @click.option("--dry-run", is_flag=True, help="Print what would be retried and do nothing.")
-@click.option(
-    "--address", help='"local", "inline" or a Ray address. Default: the running cluster if there is one, else local.'
-)
+@click.option("--address", help='"local", "inline" or a Ray address. Default: as for the job that wrote the table.')
 def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> int | None:
     """Run the failed rows of a table again, and only those."""
     from raysys.cli import tables
