@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raysys.errors import InputError
-from raysys.jobs import caption, dedup, describe, ingest
+from raysys.jobs import caption, dedup, describe, export, ingest
 from raysys.jobs.options import RunOptions, inline
 from raysys.shards.images import image_reader
 from raysys.tables import open_table
@@ -55,7 +55,7 @@ def parts(table: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def all_jobs(root: Path, photos: Path, server: FakeEndpoint) -> dict:
-    """The summaries of ingest → describe → dedup → caption."""
+    """The summaries of ingest → describe → dedup → caption → export."""
     at = {name: str(root / name) for name in ("samples", "features", "duplicates", "captions")}
     llm = {"engine": "openai", "model": "tiny", "endpoint": {"base_url": server.base_url}}
     captioner = {"name": "far", "recipe": "blip2", "llm": llm}
@@ -66,7 +66,9 @@ def all_jobs(root: Path, photos: Path, server: FakeEndpoint) -> dict:
     steps |= describe.run(describe.JobConfig.model_validate(described), inline()).steps
     steps |= dedup.run(dedup.JobConfig.model_validate(deduped), inline()).steps
     captions = caption.JobConfig.model_validate(captions | {"captioners": [captioner]})
-    return steps | caption.run(captions, inline()).steps
+    steps |= caption.run(captions, inline()).steps
+    exported = {name: at[name] for name in ("samples", "duplicates", "captions")} | {"output": str(root / "tars")}
+    return steps | export.run(export.JobConfig.model_validate(exported), inline()).steps
 
 
 def test_one_more_photo_is_one_more_row_in_every_job(tmp_path, photos, tiles):
@@ -79,6 +81,7 @@ def test_one_more_photo_is_one_more_row_in_every_job(tmp_path, photos, tiles):
         again = all_jobs(tmp_path, photos, server)
         idle = all_jobs(tmp_path, photos, server)
     assert first["ingest"].rows["kept"] == N
+    assert [first["export"].values["samples"], again["export"].values["samples"]] == [N, N + 1]
     assert first["duplicates"].values["rows"]["kept"] == N
     assert n_asked == 2 * N
     assert len(server.seen) - n_asked == 2  # the two prompts for the new photo
