@@ -18,7 +18,8 @@ from raysys.errors import InputError
 from raysys.outcomes import ERROR, KEPT, Counts
 from raysys.rows import RowType
 from raysys.tables.commit import keys_of, naming_damage, part_info
-from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
+from raysys.tables.history import History
+from raysys.tables.plan import TABLE, Chunk, InputPart, Output, load_output, stem_of
 from raysys.tables.store import Store
 
 T = TypeVar("T")
@@ -177,10 +178,10 @@ def parts_of(output: Output) -> list[Part]:
     """The committed parts of one output, with their retries."""
     files: dict[str, list[str]] = {}
     for name in output.folder.names(".parquet"):
-        files.setdefault(chunk_name_of(name), []).append(name)
+        files.setdefault(stem_of(name), []).append(name)
     parts = []
     for chunk in output.chunks:
-        found = files.get(chunk.name, [])
+        found = files.get(chunk.stem, [])
         if chunk.file in found:
             retries = sorted((f for f in found if f != chunk.file), key=_retry_number)
             parts.append(Part(output, chunk, (chunk.file, *retries)))
@@ -194,7 +195,7 @@ def _retry_number(file: str) -> int:
 def open_table(path: str, row_type: RowType | None = None) -> TableView:
     """The table at `path`. Raises InputError if there is none or if its rows are not of `row_type`."""
     store = Store(path)
-    info = store.read_json(TABLE)
+    info = History(store, TABLE).read()
     if info is None:
         raise InputError(f"{store.url} is not a raysys table (no {TABLE})", "run the job that writes it first")
     if row_type is not None and info["row_type"] != row_type.name:

@@ -121,6 +121,10 @@ class Store:
                 fs.pipe_file(f"{root}/{name}", data, mode="create")  # a conditional PUT
             except FileExistsError:
                 return False
+            except OSError:  # not every store reports a failed condition in the way that fsspec expects
+                if self.exists(name):
+                    return False
+                raise
             return True
         target = Path(self.path(name))
         tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")

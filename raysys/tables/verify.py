@@ -10,7 +10,7 @@ import pyarrow as pa
 from raysys.errors import InputError
 from raysys.outcomes import OUTCOMES, Counts
 from raysys.tables.commit import counts_of, keys_of
-from raysys.tables.plan import Output, chunk_name_of
+from raysys.tables.plan import Output, stem_of
 from raysys.tables.read import Part, open_table, parts_of
 from raysys.tables.store import iter_temporaries
 
@@ -87,8 +87,8 @@ def verify(path: str) -> Verification:
 
 
 def _foreign_files(output: Output, result: Verification) -> None:
-    names = {c.name for c in output.chunks}
-    foreign = [n for n in output.folder.names(".parquet") if chunk_name_of(n) not in names]
+    names = {c.stem for c in output.chunks}
+    foreign = [n for n in output.folder.names(".parquet") if stem_of(n) not in names]
     if foreign:
         result.problems.append(f"{output.producer}: {len(foreign)} parts belong to no chunk, e.g. {foreign[0]}")
     if temporaries := sum(1 for _ in iter_temporaries(output.folder)):
