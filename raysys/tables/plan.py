@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -278,10 +279,18 @@ def _input_changes(stored: dict, parts: Sequence[InputPart]) -> tuple[list[str],
 
 
 def stem_of(file: str) -> str:
-    """The stem of the chunk that a part or a retry of it belongs to: "a.tar.0.r2.parquet" → "a.tar.0"."""
-    stem = file.removesuffix(".parquet")
+    """The stem of the chunk that a part or a retry of it belongs to: "a.tar.0.e1.r2.parquet" → "a.tar.0.e1"."""
+    return _without(file.removesuffix(".parquet"), "r")
+
+
+def chunk_name_of(file: str) -> str:
+    """The name of the chunk, in whatever edition: "a.tar.0.e1.r2.parquet" → "a.tar.0"."""
+    return _without(stem_of(file), "e")
+
+
+def _without(stem: str, letter: str) -> str:
     head, dot, tail = stem.rpartition(".")
-    return head if dot and tail[:1] == "r" and tail[1:].isdigit() else stem
+    return head if dot and tail[:1] == letter and tail[1:].isdigit() else stem
 
 
 def _plan(parts: Sequence[InputPart], chunk_rows: int, editions: Mapping[str, int]) -> dict[str, Any]:
@@ -293,6 +302,16 @@ def _plan(parts: Sequence[InputPart], chunk_rows: int, editions: Mapping[str, in
 def _chunks(plan: Mapping[str, Any]) -> tuple[Chunk, ...]:
     parts = [InputPart(**p) for p in plan["inputs"]]
     return tuple(chunks_of(parts, plan["chunk_rows"], plan.get("editions")))
+
+
+def _check_plan(folder: Store, plan: Mapping[str, Any]) -> None:
+    """Raise InputError if the planned chunks would overlap or leave rows out. No raysys writes such a plan."""
+    names = [p["name"] for p in plan["inputs"]]
+    wrong = [f"input {name!r} is planned {n} times" for name, n in Counter(names).items() if n > 1]
+    wrong += [f"input {p['name']!r} has {p['n_items']} items" for p in plan["inputs"] if p["n_items"] < 0]
+    wrong += [f"chunk_rows is {plan['chunk_rows']}"] if plan["chunk_rows"] < 1 else []
+    if wrong:
+        raise InputError(f"the plan of {folder.url} is damaged: {wrong[0]}", "restore it, or delete this folder")
 
 
 def _plan_of(folder: Store) -> History:
@@ -334,4 +353,5 @@ def load_output(path: str, producer: str, digest: str) -> Output:
     plan = _plan_of(folder).read()
     if plan is None:
         raise InputError(f"{folder.url} has no {PLAN}", "run the job that writes it again")
+    _check_plan(folder, plan)
     return Output(table, folder, ROW_TYPES[plan["row_type"]], producer, digest, _chunks(plan))

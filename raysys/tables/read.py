@@ -12,12 +12,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysys.errors import InputError
 from raysys.outcomes import ERROR, KEPT, Counts
 from raysys.rows import RowType
-from raysys.tables.commit import keys_of, naming_damage, part_info
+from raysys.tables.commit import counts_of, keys_of, part_info, read_columns
 from raysys.tables.history import History
 from raysys.tables.plan import TABLE, Chunk, InputPart, Output, load_output, stem_of
 from raysys.tables.store import Store
@@ -39,10 +38,10 @@ class Part:
         """All rows, with every key once: retried rows replace the error rows in place."""
         key = self.output.row_type.key
         wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "outcome"]))
-        table = _read(self.output.folder, self.files[0], wanted)
+        table = read_columns(self.output.folder, self.files[0], wanted)
         for file in self.files[1:]:
             newer, replaces = (
-                _read(self.output.folder, file, wanted),
+                read_columns(self.output.folder, file, wanted),
                 part_info(self.output.folder, file).get("replaces"),
             )
             table = _overlay(table, newer, key, replaces)
@@ -66,18 +65,6 @@ class Part:
     def origin(self) -> str:
         """The SAMPLES part that this part descends from; the part itself if it was made from a raw input."""
         return self.chunk.part.origin or self.chunk.name
-
-
-def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
-    # Arrow's threads release their objects shortly after the rows are returned. If one of these is a Python file, a
-    # process that exits at this moment is aborted, so Python files are read without threads. pq.read_table is not used,
-    # because its dataset reader always prefetches in threads.
-    with naming_damage(folder, file):
-        if folder.is_local:
-            with pq.ParquetFile(folder.path(file)) as parquet:
-                return parquet.read(columns)
-        with folder.open(file) as f, pq.ParquetFile(f, pre_buffer=False) as parquet:
-            return parquet.read(columns, use_threads=False)
 
 
 def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Sequence[int] | None) -> pa.Table:
@@ -153,16 +140,20 @@ class TableView:
         return list(for_parts(Part.as_input, self.parts))
 
 
-def for_parts(function: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
-    """`function` of each part, in order. On object stores, N_READERS parts are read at once to hide latency."""
-    if all(part.output.folder.is_local for part in parts):
+def for_parts(function: Callable[[Part], T], parts: Sequence[Part], n_local: int = 1) -> Iterator[T]:
+    """`function` of each part, in order, for up to N_READERS parts at once on object stores, to hide their latency.
+
+    n_local: the same for parts on a local disk.
+    """
+    n_readers = n_local if all(part.output.folder.is_local for part in parts) else N_READERS
+    if n_readers == 1:
         yield from map(function, parts)
         return
-    with ThreadPoolExecutor(N_READERS) as pool:
+    with ThreadPoolExecutor(n_readers) as pool:
         asked: deque[Future[T]] = deque()
         for part in parts:
             asked.append(pool.submit(function, part))
-            if len(asked) == N_READERS:
+            if len(asked) == 2 * n_readers:
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
@@ -171,7 +162,7 @@ def for_parts(function: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[
 def _counts_of(part: Part) -> Counts:
     if len(part.files) == 1:
         return Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"])
-    return Counts.of(part.read(["outcome", "reason"]).to_pylist())
+    return counts_of(part.read(["outcome", "reason"]))
 
 
 def parts_of(output: Output) -> list[Part]:
