@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import uuid
 from collections import Counter
@@ -186,6 +187,16 @@ def test_a_document_is_changed_by_one_process_at_a_time(new_place):
         assert History(store, "_plan.json").update(lambda old: [*(old or []), len(old or [])]) == list(range(n + 1))
     assert history.update(lambda old: old) == history.read() == list(range(12))
     assert store.read_json("_plan.json") == [0], "the first version stays, under the name that it has always had"
+
+
+def test_a_disk_without_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    assert Store(tmp_path).create("sub/x", b"first")
+    assert not Store(tmp_path).create("sub/x", b"second")
+    assert [(f.name, f.read_bytes()) for f in (tmp_path / "sub").iterdir()] == [("x", b"first")]
 
 
 def test_a_store_that_reports_a_failed_condition_in_its_own_way(monkeypatch):
