@@ -28,7 +28,7 @@ from raysys.shards.raw import printable
 from raysys.similarity import DescriptorFacts
 from raysys.similarity.describe import LoadedImage
 from raysys.tables import Chunk, InputPart, Store, TableView, open_table
-from raysys.tables.plan import PLAN, TABLE
+from raysys.tables.plan import TABLE
 from raysys.tables.read import Part
 
 READ_ROWS = 32
@@ -147,7 +147,7 @@ def described_by(descriptor: DescriptorFacts, features: str, images: str) -> Tab
         return None
     _, parts, identity = image_source(images)
     output = found.outputs[0]
-    fields = (output.folder.read_json(PLAN) or {}).get("fields", {})
+    fields = output.fields()
     is_same = all(fields.get(name) == value for name, value in {"images": identity, **stated(descriptor)}.items())
     described = {chunk.part.name: chunk.part.signature for chunk in output.chunks}
     return found if is_same and described == {part.name: part.signature for part in parts if part.n_items} else None
