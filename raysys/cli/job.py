@@ -102,9 +102,11 @@ class JobCommand(click.Command):
         if config is None:
             click.echo("  (the packaged demo, because --config was not given)", err=True)
         options = RunOptions(limit, dry_run, on_change, address, names_in(only))
-        from raysys.cli.results import show
+        from raysys.cli.results import refuse_empty, show
 
-        show(self.job.load().run(resolved, options))
+        result = self.job.load().run(resolved, options)
+        show(result)
+        refuse_empty(result)
 
 
 def config_path(job: JobInfo, config: str | None) -> Path:

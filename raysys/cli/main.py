@@ -82,13 +82,23 @@ def status(path: str) -> int | None:
 
 @cli.command()
 @click.argument("path")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many rows.")
+@click.option(
+    "--rejected",
+    metavar="[REASON]",
+    is_flag=False,
+    flag_value="",
+    help="List rejected rows instead: those with this reason, or all. Give PATH first.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="List at most this many rows. Default: 50, or all as CSV/JSON."
+)
+@click.option("--csv", "csv_path", metavar="FILE", help='Write the rows as CSV; "-" = standard output.')
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for other programs.")
-def failed(path: str, limit: int, as_json: bool) -> int | None:
-    """List the rows of a table that failed, with stage, reason and detail."""
+def failed(path: str, rejected: str | None, limit: int | None, csv_path: str | None, as_json: bool) -> int | None:
+    """List the rows of a table that failed, or that were rejected, with reason and detail."""
     from raysys.cli import tables
 
-    return tables.failed(path, limit, as_json)
+    return tables.failed(path, rejected, limit, csv_path, as_json)
 
 
 @cli.command()

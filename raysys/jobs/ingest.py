@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from raysys.jobs.run_table import run_table
 from raysys.rows import SAMPLES
 from raysys.shards.ingest import IngestConfig, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
+from raysys.shards.licenses import LICENSE_REASONS
 from raysys.tables import Chunk, InputPart
 from raysys.tables.job import TableJob
 from raysys.tables.plan import planned_inputs
@@ -38,7 +40,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     # Counting reads the headers of every tar, so a resumed run counts only new and changed files.
     known = [] if options.on_change == "recompute" else planned_inputs(config.output, "ingest")
     files = {f.name: f for f in list_inputs(config.input, known)}
-    return run_table(
+    result = run_table(
         TableJob(
             job="ingest",
             output=config.output,
@@ -53,6 +55,18 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         ),
         config,
         options,
+    )
+    return result if isinstance(result, Plan) else replace(result, notes=_license_notes(result))
+
+
+def _license_notes(summary: Summary) -> tuple[str, ...]:
+    """What to do if nothing was kept because of licenses, as with photographs of one's own."""
+    found = summary.steps["ingest"].rows if "ingest" in summary.steps else {"kept": 0, "rejected": {}}
+    if found["kept"] or not set(LICENSE_REASONS) & set(found["rejected"]):
+        return ()
+    return (
+        "note: rows without an allowed license are rejected; for your own images, state their license with "
+        "ingest.declared_license=CC-BY-4.0; if licenses were checked elsewhere, set ingest.check_licenses=false",
     )
 
 

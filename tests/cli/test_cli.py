@@ -44,7 +44,7 @@ FROZEN = {
     "replicate": JOB_FLAGS,
     "report": JOB_FLAGS,
     "status": {"path"},
-    "failed": {"path", "--limit", "--json"},
+    "failed": {"path", "--rejected", "--limit", "--csv", "--json"},
     "retry": {"path", "--limit", "--dry-run", "--address"},
     "verify": {"path"},
     "generality": {"FILE|TABLE|-", "--csv", "--json", "--limit", "--pipeline", "--column", "--show"},
