@@ -197,10 +197,10 @@ def test_a_step_that_kept_nothing_fails_the_models_that_need_it(folder, monkeypa
     """Model b learns from captions whose encoding kept nothing; model a does not."""
     monkeypatch.setattr(JobInfo, "load", lambda self: Empty())
     captioner = {"name": "blip2", "llm": {"model": "zoo:captioner"}}
-    config = study(folder, "ab", b={"captions": "blip2/photo"}, data={"caption": {"captioners": [captioner]}})
+    config = study(folder, "ab", b={"captions": "blip2/describe"}, data={"caption": {"captioners": [captioner]}})
 
     def act(step: Step) -> None:
-        if step.name == "encode blip2/photo":
+        if step.name == "encode blip2/describe":
             run_step(step, RunOptions())
 
     ran, record = run(config, act)
