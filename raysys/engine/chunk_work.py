@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.errors import InputError
+from raysys.outcomes import ERROR, reason_group
 from raysys.tables import Chunk, Store, commit_part
 from raysys.tables.commit import keys_of
 from raysys.tables.job import Redo, TableRun
@@ -59,7 +60,8 @@ class Target:
         return cls(run.output.folder, run.job.stage.keyed, run.only, run.output.row_type.meters)
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters."""
+        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters,
+        details of errors."""
         file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
         if self.only is not None:
             redo = self.only[chunk.name]
@@ -71,7 +73,14 @@ class Target:
             "counts": json.dumps(counts.as_dict()),
             "n_items": chunk.stop - chunk.start,
             "meters": json.dumps({"sums": sums}),
+            "details": json.dumps(_first_details(table)),
         }
+
+
+def _first_details(table: pa.Table) -> dict[str, str]:
+    """{reason: detail} of the first error row with each reason."""
+    errors = table.filter(pc.equal(table["outcome"], ERROR)).select(["reason", "detail"]).to_pylist()
+    return {reason_group(row["reason"]): row["detail"] for row in reversed(errors) if row["detail"]}
 
 
 def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[], Stage]) -> dict[str, Any]:

@@ -140,7 +140,8 @@ def _broken(row: Mapping[str, Any]) -> bool:
 
 _PROBLEMS = [("problem", pa.string()), ("fatal", pa.string())]
 _IN_FLIGHT = pa.schema([("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), *_PROBLEMS])
-_REPORT = pa.schema([("counts", pa.string()), ("n_items", pa.int64()), ("meters", pa.string()), *_PROBLEMS])
+_TEXTS = [(name, pa.string()) for name in ("counts", "meters", "details")]
+_REPORT = pa.schema([("n_items", pa.int64()), *_TEXTS, *_PROBLEMS])
 
 
 def _pack(rows: list[dict[str, Any]]) -> pa.Table:

@@ -363,6 +363,24 @@ def test_any_recipe_asks_an_endpoint(flow):
     }
 
 
+def test_a_run_that_a_server_refuses_ends_with_the_servers_reason(flow, capsys):
+    def refuse(number: int, body: dict) -> Fault:
+        message = f"This account may not use images (got {prompt_of(body)!r})"
+        return status(400, {"error": {"message": message}})
+
+    with FakeEndpoint(refuse) as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url}}
+        captioners = [{"name": "far", "llm": llm, "prompts": {"a": "Tell a secret", "b": "Whisper", "c": "Hum a tune"}}]
+        config = CONFIGS["caption"] | {"output": "refused", "captioners": captioners, "chunk_rows": 50}
+        (flow / "refused.yaml").write_text(yaml.safe_dump(config))
+        assert inline(flow, "caption", "--config", "refused.yaml") == 1
+    err = capsys.readouterr().err
+    reason = "the server answered 400: This account may not use images (got '…')"
+    assert f"{3 * N} of {3 * N} rows ended as errors (bad_request {3 * N})" in err
+    assert f"first bad_request: {reason}\n" in err
+    assert {(row["outcome"], row["detail"]) for row in rows(flow, "refused")} == {("error", reason)}
+
+
 def test_a_spare_prompt_that_failed_is_asked_again_by_retry(flow):
     """A server that has no words for an empty prompt, and breaks when it is asked in the spare one."""
     broken = True
