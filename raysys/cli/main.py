@@ -29,6 +29,8 @@ OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",
+    # One line per chunk in the hands of a worker that died; Ray tells the death itself in another message.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "infinite retries remaining, so the task will be retried",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
 }

@@ -37,9 +37,15 @@ class MapResult:
 
 
 def drive(
-    run: TableRun, n_chunks: int, reports: Iterable[Mapping[str, Any]], alive: Callable[[], None] = lambda: None
+    run: TableRun,
+    n_chunks: int,
+    reports: Iterable[Mapping[str, Any]],
+    alive: Callable[[], None] = lambda: None,
+    starting: str | None = None,
 ) -> MapResult:
     """Consume the reports of `n_chunks` chunks as they arrive; `alive` is called for each one.
+
+    starting: what happens before the first report, shown while it lasts.
 
     Raises RunFailed (more errors than allowed, chunks that could not be processed) or InputError (no space left,
     missing model). In any case the committed parts stay, and the same command resumes.
@@ -50,13 +56,22 @@ def drive(
     already = total - sum(c.stop - c.start for c in run.chunks())
     with (
         appended(run.output.folder, "_run/metrics.jsonl") as metrics,
-        Progress(_label(run.output), total, "rows", cluster.progress_interval_s, metrics=metrics, start=already) as bar,
+        Progress(
+            _label(run.output),
+            total,
+            "rows",
+            cluster.progress_interval_s,
+            metrics=metrics,
+            start=already,
+            starting=starting,
+        ) as bar,
     ):
         done = already
         for report in reports:
             alive()
             done += _account(report, result)
-            bar.update(done, counts=result.counts, sums=result.meters.sums, **result.meters.shown())
+            meters = result.meters
+            bar.update(done, result.counts, meters.sums, worked_s=report.get("seconds"), **meters.shown())
             _stop_if_too_many_errors(result, run)
     result.seconds = time.monotonic() - began
     _check_conserved(result, done - already, run)
