@@ -13,6 +13,7 @@ from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config
+    from raysys.tables.results import Plan, Summary
 
 PACKAGED = ("demo", "full")
 
@@ -90,14 +91,15 @@ class JobCommand(click.Command):
         address: str | None,
         print_config: bool,
         only: tuple[str, ...] = (),
-    ) -> None:
+    ) -> tuple[Config, Plan | Summary] | None:
+        """Run the job and print its result; return the configuration and the result, or None for --print-config."""
         path = config_path(self.job, config)
         resolved = load_config(self.job, path, overrides)
         if print_config:
             from raysys.config import dump
 
             click.echo(dump(resolved), nl=False)
-            return
+            return None
         click.echo(f"raysys {self.job.name}: configuration {path}", err=True)
         if config is None:
             click.echo("  (the packaged demo, because --config was not given)", err=True)
@@ -107,6 +109,7 @@ class JobCommand(click.Command):
         result = self.job.load().run(resolved, options)
         show(result)
         refuse_empty(result)
+        return resolved, result
 
 
 def config_path(job: JobInfo, config: str | None) -> Path:

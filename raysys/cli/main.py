@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from raysys import __version__, signals
+from raysys.cli.dedup import DedupCommand
 from raysys.cli.generality import generality
 from raysys.cli.job import JobCommand
 from raysys.cli.replication import replication
@@ -39,6 +40,10 @@ QUIET = {
 STOPPED = "stopped. Committed results stay; run the same command again to resume."
 
 
+_OWN_OPTIONS: dict[str, type[JobCommand]] = {"dedup": DedupCommand}
+"""Jobs whose command has options beside those of all jobs."""
+
+
 class RaysysGroup(click.Group):
     """The `raysys` command: the jobs of the registry, then the commands of this module, in that order."""
 
@@ -46,7 +51,9 @@ class RaysysGroup(click.Group):
         return [*JOBS, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return JobCommand(JOBS[cmd_name]) if cmd_name in JOBS else super().get_command(ctx, cmd_name)
+        if cmd_name not in JOBS:
+            return super().get_command(ctx, cmd_name)
+        return _OWN_OPTIONS.get(cmd_name, JobCommand)(JOBS[cmd_name])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

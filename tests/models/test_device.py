@@ -18,7 +18,7 @@ def test_every_device_of_every_job_is_auto_by_default() -> None:
         for field in fields_of(job.load().JobConfig)
         if field.key.split(".")[-1] == "device"
     }
-    assert {"encode images.device", "encode captions.device", "generate generate.device"} <= set(found)
+    assert {"encode images.device", "encode text.device", "generate generate.device"} <= set(found)
     assert {default for default, _ in found.values()} == {"auto"}
     assert [key for key, (_, text) in found.items() if not text.endswith(DEVICE_HELP)] == []
 
