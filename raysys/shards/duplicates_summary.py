@@ -93,10 +93,9 @@ def summarize(duplicates: TableView, n_clusters: int = 10, n_members: int = 5, n
         counts["not_described"] += table["representative"].null_count
         counts["conflicts"] += pc.sum(pc.starts_with(table["reason"], "license_conflict:")).as_py() or 0
         histogram += np.histogram(near["similarity"].to_numpy(), bins=_BINS, range=(0.0, 1.0 + 1e-6))[0]
-        heads = heapq.nlargest(
-            n_clusters, heads + _first(clusters, "cluster_size", "descending", n_clusters), key=_size
-        )
-        weakest = heapq.nsmallest(n_pairs, weakest + _first(near, "similarity", "ascending", n_pairs), key=_similarity)
+        heads += _first(clusters, "cluster_size", "descending", n_clusters)
+        weakest += _first(near, "similarity", "ascending", n_pairs)
+        heads, weakest = sorted(heads, key=_size)[:n_clusters], sorted(weakest, key=_similarity)[:n_pairs]
     members = _members(duplicates, [head["row_id"] for head in heads], n_members)
     return DuplicatesSummary(
         **counts,
@@ -137,7 +136,7 @@ def _first(table: pa.Table, by: str, order: str, n: int) -> list[dict[str, Any]]
 
 
 def _size(row: dict[str, Any]) -> tuple[int, str]:
-    return row["cluster_size"], row["row_id"]
+    return -row["cluster_size"], row["row_id"]
 
 
 def _similarity(row: dict[str, Any]) -> tuple[float, str]:
