@@ -32,7 +32,7 @@ FROZEN = {
     "scenes": JOB_FLAGS,
     "ingest": JOB_FLAGS,
     "describe": JOB_FLAGS,
-    "dedup": JOB_FLAGS,
+    "dedup": JOB_FLAGS | {"--report", "--csv"},
     "caption": JOB_FLAGS,
     "translate": JOB_FLAGS,
     "generalize": JOB_FLAGS,

@@ -268,6 +268,10 @@ def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow,
     same = "captioners.0.prompts={photo: a photo of, again: a photo of}"
     assert cli(flow, "caption", "--config", "caption.yaml", "min_captions=2", same) == 2
     assert "the captioners have 1 different prompts" in capsys.readouterr().err
+    twins = [CAPTIONER | {"name": name, "prompts": {"photo": "a photo of"}} for name in ("one", "two")]
+    (tmp_path / "twins.yaml").write_text(yaml.safe_dump(CONFIGS["caption"] | {"captioners": twins}))
+    assert cli(flow, "caption", "--config", str(tmp_path / "twins.yaml")) == 2  # one caption from each, by default
+    assert "min_captions = 2, but the captioners have 1 different prompts" in capsys.readouterr().err
     for job, table in (("translate", "captions"), ("generalize", "captions")):
         assert cli(flow, job, "--config", f"{job}.yaml", f"output={flow / table}") == 2
         assert "captions and output are both" in capsys.readouterr().err
@@ -471,7 +475,12 @@ def test_a_similarity_model_counts_by_its_contents(flow, tmp_path, capsys):
 
 def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):
     args = ("--config", "caption.yaml", "output=strict", "checks.min_chars=400", "checks.max_resamples=1")
-    assert inline(flow, "caption", *args, "--limit", "5") == 0
+    assert inline(flow, "caption", *args, "--limit", "5") == 1
+    err = capsys.readouterr().err
+    assert "5 of 5 images have no caption" in err
+    assert "nothing was kept: caption-zoo: 10 rows, kept 0, rejected 10 (empty 10), error 0" in err
+    assert "raysys failed" in err
+    assert inline(flow, "caption", *args, "--limit", "5", "min_captions=2") == 1
     assert "5 of 5 images have fewer than 2 captions" in capsys.readouterr().err
     found = rows(flow, "strict")
     assert Counter((row["outcome"], row["reason"], row["attempts"]) for row in found) == {("rejected", "empty", 2): 10}
