@@ -1,6 +1,6 @@
 """Progress of a stage: one live line on a terminal, a line every few seconds in a log, JSON records for plots.
 
-    ingest  1,024/4,096 rows  25 %  312 rows/s  ETA 0:09  kept 1,021 rejected 3 error 0
+    ingest  1,024/4,096 rows in  25 %  312 rows/s  ETA 0:09  kept 1,021 rejected 3 error 0
 
 Several stages may report at once (the demo trains two models together); they share the terminal's live line.
 `Waiting` says what is happening before there is anything to count: Ray starts, workers load a model.
@@ -146,6 +146,11 @@ class Progress:
                 return None
             return (self.done - since_done) / max(now_s - since_s, 1e-9)
 
+    @property
+    def _overall_rate(self) -> float:
+        """Items per second of the whole run, including its start."""
+        return (self.done - self._start) / max(self._clock_s() - self._began_s, 1e-9)
+
     def _shown(self, whole: bool) -> dict[str, Any]:
         """Sums per second, over the whole run or the last half minute, then the extra values."""
         since_s, since = (self._began_s, {}) if whole else (self._window[0][0], self._window[0][2])
@@ -167,12 +172,14 @@ class Progress:
         """The text of one progress line; with a `status`, of the final one."""
         with self._lock:
             total = f"/{self.total:,}" if self.total is not None else ""
-            parts = [self.stage, f"{self.done:,}{total} {self.unit}"]
+            # What goes in is not always as many rows as come out: one caption per prompt, only some captions encoded.
+            unit = self.unit if self._counts is None else f"{self.unit} in"
+            parts = [self.stage, f"{self.done:,}{total} {unit}"]
             if self.total:
                 # Rounded down: 100 % must mean finished.
                 parts.append(f"{100 * self.done // self.total} %")
             elapsed_s = self._clock_s() - self._began_s
-            rate = self.rate if status is None else (self.done - self._start) / max(elapsed_s, 1e-9)
+            rate = self.rate if status is None else self._overall_rate
             if rate and elapsed_s >= ETA_MIN_ELAPSED_S:
                 parts.append(format_rate(rate, self.unit))
             if status is not None:
@@ -213,8 +220,8 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "elapsed_s": round(now_s - self._began_s, 3),
-            "rate": self.rate,
-            "eta_s": self.eta_s,
+            "rate": self.rate if status is None else self._overall_rate,
+            "eta_s": 0.0 if self.done == self.total else self.eta_s,
         }
         if self._counts is not None:
             counts = self._counts

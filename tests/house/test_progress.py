@@ -36,7 +36,7 @@ def test_log_line_shows_count_rate_eta_and_outcomes(clock):
     counts.add("rejected", "too_large", 3)
     counts.add("kept", n=1021)
     progress.update(1024, counts, worked_s=8.0)
-    assert out.getvalue() == "ingest  1,024/4,096 rows  25 %  128 rows/s  ETA 0:24  kept 1,021 rejected 3 error 0\n"
+    assert out.getvalue() == "ingest  1,024/4,096 rows in  25 %  128 rows/s  ETA 0:24  kept 1,021 rejected 3 error 0\n"
 
 
 def test_log_is_not_flooded_and_ends_with_one_final_line(clock):
@@ -108,7 +108,7 @@ def test_counts_of_a_resumed_run_are_said_to_be_its_own(clock):
     counts = Counts(kept=9)
     counts.add("error", "OSError")
     progress.update(60, counts)
-    assert "60/100 items  60 %" in progress.line()
+    assert "60/100 items in  60 %" in progress.line()
     assert "this run: kept 9 rejected 0 error 1" in progress.line()
 
 
