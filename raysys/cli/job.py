@@ -13,6 +13,7 @@ from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config
+    from raysys.tables.results import Plan, Summary
 
 PACKAGED = ("demo", "full")
 
@@ -95,22 +96,26 @@ class JobCommand(click.Command):
         address: str | None,
         print_config: bool,
         only: tuple[str, ...] = (),
-    ) -> None:
+    ) -> tuple[Config, Plan | Summary] | None:
+        """Run the job and print its result; return the configuration and the result, or None for --print-config."""
         path = config_path(self.job, config)
         resolved = load_config(self.job, path, overrides)
         if print_config:
             from raysys.config import dump
 
             click.echo(dump(resolved), nl=False)
-            return
+            return None
         click.echo(f"raysys {self.job.name}: {f'configuration {path}' if path else 'default configuration'}", err=True)
         if config == "demo" and (own := _own_inputs(path, overrides)):
             note = f"{own} is not the demo's, but all other settings are; omit --config for the defaults"
             click.echo(f"  note: {note}", err=True)
         options = RunOptions(limit, dry_run, on_change, address, names_in(only))
-        from raysys.cli.results import show
+        from raysys.cli.results import refuse_empty, show
 
-        show(self.job.load().run(resolved, options))
+        result = self.job.load().run(resolved, options)
+        show(result)
+        refuse_empty(result)
+        return resolved, result
 
 
 _OUTPUTS = {"output", "latents", "text_states", "export"}

@@ -48,7 +48,9 @@ def _pending_core_seconds(run: TableRun) -> float | None:
 def run_inline(run: TableRun) -> MapResult:
     """Run all pending chunks, one after the other. Raises like `raysys.engine.drive.drive`."""
     chunks = run.chunks()
-    return drive(run, len(chunks), _reports(run, chunks)) if chunks else MapResult()
+    if not chunks:
+        return MapResult()
+    return drive(run, len(chunks), _reports(run, chunks), starting="loading the model" if run.job.stage.heavy else None)
 
 
 def _reports(run: TableRun, chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from raysys.rows import SAMPLES
 from raysys.shards.folder import stored_items, write_items
 from raysys.shards.ingest import IngestConfig, core_seconds, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
+from raysys.shards.licenses import LICENSE_REASONS
 from raysys.tables import Chunk, InputPart, Store
 from raysys.tables.job import TableJob
 from raysys.tables.plan import planned_inputs
@@ -54,7 +55,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     lists = {_items_file(f.signature): write_items(f.items) for f in files if f.items is not None}
     # Workers read the items of a folder from the table: the listing of a large folder is megabytes.
     read = tuple(f if f.items is None else replace(f, items=table.path(_items_file(f.signature))) for f in files)
-    return run_table(
+    result = run_table(
         TableJob(
             job="ingest",
             output=config.output,
@@ -71,6 +72,18 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         ),
         config,
         options,
+    )
+    return result if isinstance(result, Plan) else replace(result, notes=_license_notes(result))
+
+
+def _license_notes(summary: Summary) -> tuple[str, ...]:
+    """What to do if nothing was kept because of licenses, as with photographs of one's own."""
+    found = summary.steps["ingest"].rows if "ingest" in summary.steps else {"kept": 0, "rejected": {}}
+    if found["kept"] or not set(LICENSE_REASONS) & set(found["rejected"]):
+        return ()
+    return (
+        "note: rows without an allowed license are rejected; for your own images, state their license with "
+        "ingest.declared_license=CC-BY-4.0; if licenses were checked elsewhere, set ingest.check_licenses=false",
     )
 
 
