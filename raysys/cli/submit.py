@@ -150,7 +150,7 @@ def _packed(
             source = Path(temporary, "working_dir")
             source.mkdir()
             if own:
-                shutil.copy(path, source / path.name)
+                shutil.copy2(path, source / path.name)  # with its time: the same file makes the same package
                 argument = path.name
         else:
             source = Path(working_dir).resolve()
