@@ -74,9 +74,8 @@ def submit(
             click.echo(f"run {_entrypoint(words)}")
             return 0
         job_id = _start(server, packages, words, keys, submission_id)
-    click.echo(f"job {job_id} runs on {server.url}: {_entrypoint(words)}", err=True)
     if no_wait:
-        click.echo(_commands(server, job_id), err=True)
+        click.echo(f"job {job_id} runs on {server.url}\n{_commands(server, job_id)}", err=True)
         return 0
     return _follow(server, job_id)
 
@@ -178,6 +177,7 @@ def _start(
 def _follow(server: JobServer, job_id: str) -> int:
     """Show the job's log until its end; returns its exit code."""
     try:
+        click.echo(f"job {job_id} runs on {server.url}; its log:", err=True)
         details = server.follow(job_id, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
         click.echo(f"raysys: job {job_id} goes on\n{_commands(server, job_id)}", err=True)

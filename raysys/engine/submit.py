@@ -180,7 +180,7 @@ class JobServer(JobSubmissionClient):
         """Store the package in the cluster unless it is there; returns its URI."""
         data = package.path.read_bytes()
         uri = f"gcs://_ray_pkg_{hashlib.sha256(data).hexdigest()}.zip"
-        if not self._package_exists(uri):
+        if not self._is_stored(uri):
             self._put(uri, data)
         return uri
 
@@ -196,7 +196,7 @@ class JobServer(JobSubmissionClient):
             yield None
             return
         uri = f"gcs://_raysys_{secrets.token_hex(16)}.zip"
-        self._package_exists(uri)  # starts the 10 minutes, which Ray counts for names, stored or not
+        self._is_stored(uri)  # for the 10 minutes, which Ray counts for a name, stored or not
         self._put(uri, json.dumps(dict(variables)).encode())
         try:
             yield uri
@@ -204,19 +204,23 @@ class JobServer(JobSubmissionClient):
             self._put(uri, b"")
             raise
 
+    def _is_stored(self, uri: str) -> bool:
+        """Whether the cluster has it. Asking starts the 10 minutes after which Ray deletes it unless a job uses it."""
+        return self._do_request("GET", _package_path(uri)).status_code == 200
+
     def _put(self, uri: str, data: bytes) -> None:
-        answer = self._do_request("PUT", f"/api/packages/gcs/{uri.removeprefix('gcs://')}", data=data)
+        answer = self._do_request("PUT", _package_path(uri), data=data)
         if answer.status_code != 200:
-            last_line = (answer.text.strip().splitlines() or [""])[-1]
-            raise RunFailed(f"{self.url} did not store an upload ({answer.status_code} {answer.reason}): {last_line}")
+            raise RunFailed(
+                f"{self.url} did not store an upload ({answer.status_code} {answer.reason}): {_last_line(answer.text)}"
+            )
 
     def start(self, entrypoint: str, runtime_env: Mapping[str, Any], submission_id: str | None) -> str:
         """Start the job; returns its id. Raises RunFailed with the server's reason if it refuses."""
         try:
             return self.submit_job(entrypoint=entrypoint, runtime_env=dict(runtime_env), submission_id=submission_id)
         except RuntimeError as exc:
-            last_line = str(exc).strip().splitlines()[-1]
-            raise RunFailed(f"{self.url} did not start the job: {last_line}") from None
+            raise RunFailed(f"{self.url} did not start the job: {_last_line(str(exc))}") from None
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> JobDetails:
         """Pass the job's log on until its end; returns its details. Raises RunFailed if the connection is lost."""
@@ -234,11 +238,20 @@ class JobServer(JobSubmissionClient):
         return details
 
 
+def _package_path(uri: str) -> str:
+    return f"/api/packages/{uri.replace('://', '/')}"
+
+
 def _denied(url: str, why: str) -> InputError:
     """The InputError for a 401 (no token was sent) or a 403."""
     if why.startswith("Authentication required"):
         return InputError(f"{url} requires a token, and none was sent", TOKEN)
     return InputError(f"{url} refuses the token", TOKEN)
+
+
+def _last_line(text: str) -> str:
+    """Of the traceback that Ray's server answers with; its client puts a full stop after it."""
+    return (text.rstrip(" .\n").splitlines() or [""])[-1]
 
 
 def _reason(exc: BaseException) -> str:

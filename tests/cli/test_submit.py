@@ -15,7 +15,7 @@ import pytest
 import ray
 import yaml
 
-from raysys import cli
+from raysys import cli, signals
 from raysys.engine import submit, submitted
 from raysys.errors import InputError
 from raysys.jobs.options import RunOptions
@@ -77,7 +77,7 @@ def test_one_yaml_from_anywhere_and_the_running_package_are_uploaded(server, con
     assert set(server.files(code)) == {p.relative_to(repo).as_posix() for p in wanted}
     said = capsys.readouterr()
     assert said.out == "the job's log\n"
-    assert f"job {JOB_ID} runs on {server.url}: python -m raysys ingest" in said.err
+    assert f"job {JOB_ID} runs on {server.url}; its log:" in said.err
     before = len(server.puts)
     submitted_job(server, "ingest", "--config", config)
     assert len(server.puts) == before, "the cluster had both packages"
@@ -246,15 +246,31 @@ def test_the_exit_code_is_the_jobs(config, capsys, end, code, line):
     assert line in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(config, capsys):
-    with FakeJobServer(log=lambda: os.kill(os.getpid(), signal.SIGINT)) as server:
-        assert run_cli("submit", "ingest", "--config", config, "--address", server.url) == 130
-        said = capsys.readouterr().err
-        assert f"job {JOB_ID} goes on" in said
-        assert f"ray job logs --follow --address {server.url} {JOB_ID}" in said
-        assert f"ray job stop --address {server.url} {JOB_ID}" in said
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(config, capsys, monkeypatch, number, code):
+    monkeypatch.setattr(signals, "_received", False)
+    with FakeJobServer(log=lambda: os.kill(os.getpid(), number)) as server:
+        assert run_cli("submit", "ingest", "--config", config, "--address", server.url) == code
+    said = capsys.readouterr().err
+    assert f"job {JOB_ID} goes on" in said
+    assert f"ray job logs --follow --address {server.url} {JOB_ID}" in said
+    assert f"ray job stop --address {server.url} {JOB_ID}" in said
+
+
+def test_no_wait_returns_at_once_and_says_how_to_follow(config, capsys):
+    with FakeJobServer(log=lambda: pytest.fail("nobody follows")) as server:
         assert run_cli("submit", "ingest", "--config", config, "--address", server.url, "--no-wait") == 0
-        assert "ray job logs --follow" in capsys.readouterr().err
+    assert f"ray job logs --follow --address {server.url} {JOB_ID}" in capsys.readouterr().err
+
+
+def test_a_lost_connection_says_that_the_job_goes_on(config, capsys):
+    with FakeJobServer(log="half of the log\n", breaks=True) as server:
+        assert run_cli("submit", "ingest", "--config", config, "--address", server.url) == 1
+    said = capsys.readouterr()
+    assert said.out == "half of the log\n"
+    assert f"the connection to {server.url} was lost" in said.err
+    assert "ray job logs --follow" in said.err
+    assert "Traceback" not in said.err
 
 
 def test_a_local_output_is_allowed_on_one_node_and_never_in_the_working_directory(run_folder, monkeypatch):

@@ -19,7 +19,8 @@ class FakeJobServer:
     """`with FakeJobServer() as server:` listens on server.url until the end of the block.
 
     token: what requests must carry. status, exit_code, message: how the job ends. log: what it prints, or a function
-    that is called, in the server's thread, when somebody follows the job, which then never ends.
+    that is called, in the server's thread, when somebody follows the job, which then never ends. refuses: why a job is
+    not started. breaks: the connection ends in the middle of the log.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class FakeJobServer:
         message: str = "",
         log: str | Callable[[], None] = "",
         refuses: str = "",
+        breaks: bool = False,
     ) -> None:
-        self.token, self.ray_version, self.log, self.refuses = token, ray_version, log, refuses
+        self.token, self.ray_version, self.log = token, ray_version, log
+        self.refuses, self.breaks = refuses, breaks
         self.end = {"status": status, "driver_exit_code": exit_code, "message": message}
         self.stored: dict[str, bytes] = {}
         self.puts: list[tuple[str, bytes]] = []
@@ -95,7 +98,7 @@ class FakeJobServer:
 
     async def _submit(self, request: web.Request) -> web.Response:
         if self.refuses:
-            return web.Response(status=500, text=f"Traceback (most recent call last):\nValueError: {self.refuses}")
+            return web.Response(status=500, text=f"Traceback (most recent call last):\nValueError: {self.refuses}\n")
         self.jobs.append(await request.json())
         return web.json_response({"job_id": JOB_ID, "submission_id": JOB_ID})
 
@@ -111,5 +114,7 @@ class FakeJobServer:
             self.log()
             await asyncio.sleep(3600)
         await socket.send_str(self.log)
+        if self.breaks:
+            request.transport.abort()
         await socket.close()
         return socket
