@@ -44,6 +44,11 @@ def config_options(command: click.Command) -> click.Command:
             show_default=True,
             help="What to do if the output was written with another configuration.",
         ),
+        click.Option(
+            ["--allow-local-output"],
+            is_flag=True,
+            help="On a cluster of one node: a job that was submitted may write to this node's disk (/tmp/…).",
+        ),
     ):
         command.params.append(param)
     return command
@@ -93,6 +98,7 @@ class JobCommand(click.Command):
         limit: int | None,
         dry_run: bool,
         on_change: Any,
+        allow_local_output: bool,
         address: str | None,
         print_config: bool,
         only: tuple[str, ...] = (),
@@ -109,7 +115,7 @@ class JobCommand(click.Command):
         if config == "demo" and (own := _own_inputs(path, overrides)):
             note = f"{own} is not the demo's, but all other settings are; omit --config for the defaults"
             click.echo(f"  note: {note}", err=True)
-        options = RunOptions(limit, dry_run, on_change, address, names_in(only))
+        options = RunOptions(limit, dry_run, on_change, address, names_in(only), allow_local_output)
         from raysys.cli.results import refuse_empty, show
 
         result = self.job.load().run(resolved, options)

@@ -72,12 +72,17 @@ class RaysysGroup(click.Group):
 
 @click.group(cls=RaysysGroup, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raysys")
-def cli() -> None:
+@click.option("--take-keys", metavar="URI", hidden=True, help="Where `raysys submit` left the keys of this job.")
+def cli(take_keys: str | None) -> None:
     """Train license-clean text-to-image models that do not copy their training images, and measure it.
 
     Start with `raysys study --config demo`. Each job takes one YAML file and KEY=VALUE overrides;
     `raysys JOB --help` lists every key.
     """
+    if take_keys is not None:
+        from raysys.engine.submitted import take
+
+        take(take_keys)
 
 
 @cli.command()

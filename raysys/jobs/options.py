@@ -32,6 +32,9 @@ class RunOptions:
     only: tuple[str, ...] = ()
     """Models of a study to make in this run; () = all."""
 
+    allow_local_output: bool = False
+    """In a submitted job: allow an output on the disk of its node, if the cluster has only this node."""
+
     retry: str | None = None
     """Folder of the output whose error rows are redone with its recorded configuration (`raysys retry`)."""
 

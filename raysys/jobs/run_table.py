@@ -62,7 +62,7 @@ def _engine(address: str | None, runs: Sequence[TableRun]) -> Iterator[Engine]:
 
 def _open(job: TableJob, options: RunOptions) -> Output | None:
     """Open the output of `job`. Returns None if the retry concerns another output of this command."""
-    refuse_lost_path(job.output)
+    refuse_lost_path(job.output, options)
     if not sum(p.n_items for p in job.parts) and not options.retry:
         raise InputError(f"{job.job} has no input rows", "check the input path, or run the job that writes it first")
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}

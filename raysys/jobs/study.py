@@ -25,7 +25,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     Raises RunFailed at the end if a model failed; the report shows the other models and the reason.
     """
     refuse_limit("study", options)
-    refuse_lost_path(config.run)
+    refuse_lost_path(config.run, options)
     everything = plan_steps(config)
     steps = selected(everything, config, options.only)
     record = Record(config, everything, " ".join(["raysys", *sys.argv[1:]]))

@@ -25,7 +25,16 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.registry import JobInfo
 from raysys.tables.results import Summary
 
-JOB_FLAGS = {"--config", "--limit", "--dry-run", "--on-change", "--address", "--print-config", "KEY=VALUE"}
+JOB_FLAGS = {
+    "--config",
+    "--limit",
+    "--dry-run",
+    "--on-change",
+    "--allow-local-output",
+    "--address",
+    "--print-config",
+    "KEY=VALUE",
+}
 
 FROZEN = {
     "study": JOB_FLAGS | {"--only"},
@@ -63,7 +72,8 @@ FROZEN = {
     },
     "zoo list": {"--folder"},
     "zoo build": {"vae|clip|captioner|rewriter", "--folder", "--seed", "--max-steps"},
-    "submit": (JOB_FLAGS - {"--print-config"}) | {"JOB", "--only", "--submission-id", "--no-wait", "--print-only"},
+    "submit": (JOB_FLAGS - {"--print-config"})
+    | {"JOB", "--only", "--working-dir", "--submission-id", "--no-wait", "--print-only"},
 }
 """Every command and flag. A new knob belongs into a config; a new flag is written down here, on purpose."""
 
@@ -303,29 +313,14 @@ def test_sigterm_is_only_caught_in_the_main_thread() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_submit_prints_the_line_it_would_run(fake_job, capsys, run_folder: Path) -> None:
-    (run_folder / "raysys").mkdir()
-    (run_folder / "raysys" / "__main__.py").touch()
+def test_submit_checks_before_it_sends(fake_job, capsys, run_folder: Path) -> None:
     (run_folder / "my conf.yaml").write_text("output: s3://bucket/x\n")
-    flags = ["--print-only", "--address", "http://head:8265", "--limit", "10"]
-    submitted = ["submit", "fake", "--config", str(run_folder / "my conf.yaml"), "rows=4", *flags]
-    assert run_cli(*submitted) == 0
-    assert capsys.readouterr().out == (
-        "ray job submit --working-dir . --address http://head:8265 -- "
-        "python -m raysys fake --config 'my conf.yaml' rows=4 --limit 10\n"
-    )
-
-
-def test_submit_checks_before_it_sends(fake_job, capsys, run_folder: Path, tmp_path: Path) -> None:
-    assert run_cli("submit", "fake", "--print-only") == 2
-    assert "run `raysys submit` in the project's folder" in capsys.readouterr().err
-    (run_folder / "raysys").mkdir()
-    (run_folder / "raysys" / "__main__.py").touch()
-    assert run_cli("submit", "fake", "rows=none", "--print-only") == 2
+    assert run_cli("submit", "fake", "--config", "my conf.yaml", "rows=4", "--print-only") == 0
+    assert "run python -m raysys fake --config 'my conf.yaml' rows=4\n" in capsys.readouterr().out
+    assert run_cli("submit", "fake", "--config", "my conf.yaml", "rows=none") == 2
     assert "rows = 'none'" in capsys.readouterr().err
-    (tmp_path / "away.yaml").write_text("output: x\n")
-    assert run_cli("submit", "fake", "--config", str(tmp_path / "away.yaml"), "--print-only") == 2
-    assert "copy the file into this folder" in capsys.readouterr().err
+    assert run_cli("submit", "fake") == 2
+    assert "raysys fake needs output" in capsys.readouterr().err
 
 
 def test_the_module_runs_like_the_program() -> None:
