@@ -14,9 +14,8 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_table
 from raysys.rows import SAMPLES
 from raysys.shards.folder import stored_items, write_items
-from raysys.shards.ingest import IngestConfig, core_seconds, ingest_rows
+from raysys.shards.ingest import IngestConfig, advice, core_seconds, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
-from raysys.shards.licenses import LICENSE_REASONS
 from raysys.tables import Chunk, InputPart, Store
 from raysys.tables.job import TableJob
 from raysys.tables.plan import planned_inputs
@@ -73,18 +72,12 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         config,
         options,
     )
-    return result if isinstance(result, Plan) else replace(result, notes=_license_notes(result))
+    return result if isinstance(result, Plan) else replace(result, notes=_advice(result))
 
 
-def _license_notes(summary: Summary) -> tuple[str, ...]:
-    """What to do if nothing was kept because of licenses, as with photographs of one's own."""
-    found = summary.steps["ingest"].rows if "ingest" in summary.steps else {"kept": 0, "rejected": {}}
-    if found["kept"] or not set(LICENSE_REASONS) & set(found["rejected"]):
-        return ()
-    return (
-        "note: rows without an allowed license are rejected; for your own images, state their license with "
-        "ingest.declared_license=CC-BY-4.0; if licenses were checked elsewhere, set ingest.check_licenses=false",
-    )
+def _advice(summary: Summary) -> tuple[str, ...]:
+    rows = summary.steps["ingest"].rows if "ingest" in summary.steps else {"kept": 1}
+    return () if rows["kept"] else advice(rows["rejected"])
 
 
 def _items_file(signature: str) -> str:

@@ -9,7 +9,7 @@ re-encoded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -21,7 +21,16 @@ from raysys.shards import arrow, folder, index, parquet, webdataset
 from raysys.shards.columns import CAPTION_FIELDS, URL_FIELDS, ColumnsConfig
 from raysys.shards.decode import DecodeConfig, ImageFacts, Rejection, check_image
 from raysys.shards.inputs import InputFile
-from raysys.shards.licenses import DEFAULT_ALLOWED, UNKNOWN, family, known_families, normalize, parse, refusal
+from raysys.shards.licenses import (
+    DEFAULT_ALLOWED,
+    LICENSE_REASONS,
+    UNKNOWN,
+    family,
+    known_families,
+    normalize,
+    parse,
+    refusal,
+)
 from raysys.shards.raw import RawItem, facts_from_json, first_of, is_utf8, printable
 
 
@@ -74,6 +83,21 @@ def ingest_rows(file: InputFile, start: int, stop: int, config: IngestConfig) ->
         raise ValueError(
             f"{file.path} has changed since it was listed with {file.n_items} items: [{start}, {stop}) has {count}"
         )
+
+
+def advice(rejected: Collection[str]) -> tuple[str, ...]:
+    """What to do if nothing was kept for these reasons, as with photographs of one's own."""
+    found = []
+    if "empty_caption" in rejected:
+        found.append(
+            "note: rows without a caption are rejected; to caption them later, set ingest.require_caption=false"
+        )
+    if {"empty_caption", *LICENSE_REASONS} & set(rejected):  # the license is checked after the caption
+        found.append(
+            "note: rows without an allowed license are rejected; for your own images, state their license with "
+            "ingest.declared_license=CC-BY-4.0; if licenses were checked elsewhere, set ingest.check_licenses=false"
+        )
+    return tuple(found)
 
 
 BYTES_PER_CORE_SECOND = 25e6

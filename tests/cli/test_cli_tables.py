@@ -134,6 +134,17 @@ def ingest(folder: str, output: Path, *more: str) -> int:
     return run_cli("ingest", "--config", "demo", f"input={folder}", f"output={output}", *settings, *more)
 
 
+def test_photos_of_ones_own_are_told_both_keys_that_they_need(tmp_path: Path, capsys) -> None:
+    folder = photographs(tmp_path / "photos", range(0))
+    assert run_cli("ingest", f"input={folder}", f"output={tmp_path / 'mine'}", "--address", "inline") == 1
+    said = capsys.readouterr().err
+    assert "(empty_caption 6)" in said
+    assert "ingest.require_caption=false" in said
+    assert "ingest.declared_license=CC-BY-4.0" in said
+    both = ["ingest.require_caption=false", "ingest.declared_license=CC-BY-4.0", "--on-change", "recompute"]
+    assert run_cli("ingest", f"input={folder}", f"output={tmp_path / 'mine'}", "--address", "inline", *both) == 0
+
+
 def test_a_run_that_kept_nothing_fails_and_says_why(tmp_path: Path, capsys) -> None:
     folder, output = photographs(tmp_path / "photos", range(0)), tmp_path / "my samples"
     for _ in range(2):  # also when there is nothing to do, because the table still has nothing
