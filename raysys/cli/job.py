@@ -13,6 +13,7 @@ from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config
+    from raysys.tables.results import Plan, Summary
 
 PACKAGED = ("demo", "full")
 
@@ -73,8 +74,8 @@ class JobCommand(click.Command):
         self.params += [
             click.Option(
                 ["--address"],
-                help='"local", "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the running cluster if there is one, else local.",
+                help='"local" (a private Ray), "inline" (row jobs: in this process, without Ray) or a Ray address. '
+                "Default: the cluster in RAY_ADDRESS; without one inline for a small job without a model, else local.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),
@@ -101,22 +102,26 @@ class JobCommand(click.Command):
         address: str | None,
         print_config: bool,
         only: tuple[str, ...] = (),
-    ) -> None:
+    ) -> tuple[Config, Plan | Summary] | None:
+        """Run the job and print its result; return the configuration and the result, or None for --print-config."""
         path = config_path(self.job, config)
         resolved = load_config(self.job, path, overrides)
         if print_config:
             from raysys.config import dump
 
             click.echo(dump(resolved), nl=False)
-            return
+            return None
         click.echo(f"raysys {self.job.name}: {f'configuration {path}' if path else 'default configuration'}", err=True)
         if config == "demo" and (own := _own_inputs(path, overrides)):
             note = f"{own} is not the demo's, but all other settings are; omit --config for the defaults"
             click.echo(f"  note: {note}", err=True)
         options = RunOptions(limit, dry_run, on_change, address, names_in(only), allow_local_output)
-        from raysys.cli.results import show
+        from raysys.cli.results import refuse_empty, show
 
-        show(self.job.load().run(resolved, options))
+        result = self.job.load().run(resolved, options)
+        show(result)
+        refuse_empty(result)
+        return resolved, result
 
 
 _OUTPUTS = {"output", "latents", "text_states", "export"}

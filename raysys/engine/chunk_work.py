@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.errors import InputError, WorkerBroken
+from raysys.outcomes import ERROR, reason_group
 from raysys.tables import Chunk, Store, commit_part
 from raysys.tables.commit import keys_of
 from raysys.tables.job import Redo, TableRun
@@ -84,7 +86,8 @@ class Target:
         return cls(run.output.folder, run.job.stage.keyed, run.only, run.output.row_type.meters)
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters."""
+        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters,
+        details of errors."""
         file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
         if self.only is not None:
             redo = self.only[chunk.name]
@@ -96,6 +99,7 @@ class Target:
             "counts": json.dumps(counts.as_dict()),
             "n_items": chunk.stop - chunk.start,
             "meters": json.dumps({"sums": sums}),
+            "details": json.dumps(_first_details(table)),
         }
 
 
@@ -104,11 +108,19 @@ def attempts_of(run: TableRun, chunk: Chunk) -> AttemptLog:
     return AttemptLog(run.output.folder, chunk.name, run.job.cluster.max_worker_deaths)
 
 
+def _first_details(table: pa.Table) -> dict[str, str]:
+    """{reason: detail} of the first error row with each reason."""
+    errors = table.filter(pc.equal(table["outcome"], ERROR)).select(["reason", "detail"]).to_pylist()
+    return {reason_group(row["reason"]): row["detail"] for row in reversed(errors) if row["detail"]}
+
+
 def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[Chunk], Stage]) -> dict[str, Any]:
     """Read, process and commit one chunk; return the report. `stage` returns the stage, building it if needed."""
     with attempts_of(run, chunk) as log:
-        table = rows_of(run, chunk, load_items(run.job.load, chunk), stage(chunk), log)
-    return Target.of(run).publish(chunk, table)
+        built = stage(chunk)
+        began = time.monotonic()  # what building the stage takes is no measure for the chunks that follow
+        table = rows_of(run, chunk, load_items(run.job.load, chunk), built, log)
+    return Target.of(run).publish(chunk, table) | {"seconds": time.monotonic() - began}
 
 
 def failure(chunk: Chunk, exc: Exception) -> dict[str, str]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -88,9 +89,11 @@ class StageActor:
         log = attempts_of(self._run, chunk)
         # The gate comes first: a chunk that is still waiting has not begun and must not be blamed if the worker dies.
         with self._gate.hold(alone=log.is_suspect), log, self._gauge.holding(len(items)):
+            began = time.monotonic()
             table = rows_of(self._run, chunk, items, self._stage, log)
             gauge = self._gauge.read()  # includes this chunk's rows, which were in flight until now
-        return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(gauge)}
+        seconds = time.monotonic() - began
+        return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(gauge), "seconds": seconds}
 
 
 def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
@@ -102,7 +105,7 @@ def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
 def _commit_one(target: Target, row: dict[str, Any]) -> dict[str, Any]:
     report = target.publish(Chunk.from_json(row["chunk"]), _from_ipc(row["items"]))
     meters = json.loads(report["meters"]) | {"worker": json.loads(row["worker"])}
-    return report | {"meters": json.dumps(meters)}
+    return report | {"meters": json.dumps(meters), "seconds": row["seconds"]}
 
 
 def whole_chunks(batch: pa.Table, work: OncePerWorker[tuple[TableRun, list[Chunk]]]) -> pa.Table:
@@ -140,8 +143,12 @@ def _broken(row: Mapping[str, Any]) -> bool:
 
 
 _PROBLEMS = [("problem", pa.string()), ("fatal", pa.string())]
-_IN_FLIGHT = pa.schema([("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), *_PROBLEMS])
-_REPORT = pa.schema([("counts", pa.string()), ("n_items", pa.int64()), ("meters", pa.string()), *_PROBLEMS])
+_SECONDS = ("seconds", pa.float64())  # of the work on a chunk, without building the stage
+_IN_FLIGHT = pa.schema(
+    [("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), _SECONDS, *_PROBLEMS]
+)
+_TEXTS = [(name, pa.string()) for name in ("counts", "meters", "details")]
+_REPORT = pa.schema([("n_items", pa.int64()), _SECONDS, *_TEXTS, *_PROBLEMS])
 
 
 def _pack(rows: list[dict[str, Any]]) -> pa.Table:

@@ -67,6 +67,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         write=lambda folder: export(join, folder, config.layout, **sizes),
         facts=lambda: {"layout": config.layout, **planned(join)},
         redo=lambda done: is_incomplete(done.summary, options.limit, options.on_change == "recompute"),
+        follows=("contents",),
     )
     result = run_folder(job, config, options)
     step = result.steps["export"]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from raysys.errors import InputError
 from raysys.models import places
+from raysys.models.device import torch_device
 
 if TYPE_CHECKING:  # not needed for hashing
     import torch
@@ -82,8 +83,8 @@ def digest_of(folder: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def ready(model: M, device: str) -> M:
-    """Put the model into eval mode, freeze it and move it to `device`."""
-    return model.eval().requires_grad_(False).to(device)
+    """Put the model into eval mode, freeze it and move it to `device`. Raises InputError for an unavailable device."""
+    return model.eval().requires_grad_(False).to(torch_device(device))
 
 
 def loaded(folder: Path, load: Callable[[], L]) -> L:

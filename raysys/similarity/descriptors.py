@@ -16,6 +16,7 @@ from pydantic import Field
 
 from raysys.config import OPERATIONAL, Config
 from raysys.errors import InputError
+from raysys.models.device import AUTO, DEVICE_HELP, Device
 from raysys.models.places import naming_damaged_files
 from raysys.similarity.embedded import PRESET, EmbeddedDescriptor
 from raysys.similarity.images import ImageLike
@@ -88,7 +89,7 @@ class DescriptorConfig(Config):
         description="hex SHA-256 of the weights file (clip, dinov2: of model.safetensors); required for TorchScript, "
         "because loading it can run code",
     )
-    device: Annotated[str, OPERATIONAL] = Field("auto", description="torch device; auto = cuda if available, else cpu")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     batch_size: Annotated[int, OPERATIONAL] = Field(32, ge=1, description="images per forward pass")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from raysys.errors import InputError
 from raysys.models import places
-from raysys.models.loading import BUILDING, model_hash
+from raysys.models.device import AUTO
+from raysys.models.loading import BUILDING, model_hash, ready
 from raysys.models.places import naming_damaged_files
 
 BATCH_SIZE = 64
@@ -66,7 +67,7 @@ TextEmbedder = Callable[[Sequence[str]], np.ndarray]
 """Texts → float32 [N, D], L2-normalized (zero for a text without words)."""
 
 
-def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
+def make_text_embedder(place: str, device: str = AUTO) -> TextEmbedder:
     """The embedder `words`, or the text encoder of a CLIP (a folder or zoo member).
 
     Raises InputError if `place` is not a CLIP folder.
@@ -116,7 +117,7 @@ def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
             model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
         raise InputError(f"{folder} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
-    model = model.eval().requires_grad_(False).to(device)
+    model = ready(model, device)
     length = model.config.text_config.max_position_embeddings
 
     alone = threading.Lock()  # a fast tokenizer raises if a second thread uses it while it pads
@@ -128,7 +129,7 @@ def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
             batch = list(texts[start : start + BATCH_SIZE])
             with alone:
                 tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="pt")
-            tokens = tokens.to(device)
+            tokens = tokens.to(model.device)
             pooled = model.get_text_features(**tokens)
             features = getattr(pooled, "pooler_output", pooled)
             out.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())

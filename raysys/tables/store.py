@@ -121,18 +121,20 @@ class Store:
                 fs.pipe_file(f"{root}/{name}", data, mode="create")  # a conditional PUT
             except FileExistsError:
                 return False
+            except OSError:  # not every store reports a failed condition in the way that fsspec expects
+                if self.exists(name):
+                    return False
+                raise
             return True
         target = Path(self.path(name))
         tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")
+        self.write(os.path.relpath(tmp, self.url), data)
         try:
-            self.write(os.path.relpath(tmp, self.url), data)
             os.link(tmp, target)
         except FileExistsError:
             return False
-        except OSError as exc:
-            raise InputError(
-                f"cannot create {target}: {exc.strerror or exc}", "give an output folder on a disk that supports links"
-            ) from exc
+        except OSError:
+            return _create_without_links(target, data)
         finally:
             tmp.unlink(missing_ok=True)
         return True
@@ -180,6 +182,18 @@ class Store:
 
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=False).encode())
+
+
+def _create_without_links(target: Path, data: bytes) -> bool:
+    """As `Store.create` on a disk without hard links, such as a mounted Google Drive: not atomic, but exclusive."""
+    try:
+        with open(target, "xb") as f:
+            f.write(data)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        raise InputError(f"cannot create {target}: {exc.strerror or exc}", "give another output folder") from exc
+    return True
 
 
 def iter_temporaries(store: Store) -> Iterator[str]:
