@@ -34,7 +34,7 @@ for _chatty in ("ray._private.runtime_env.packaging", "ray.dashboard.modules.job
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-CONNECT_S = 12.0
+CONNECT_S = 8.0
 """How long a first answer may take, name resolution included, which has no time limit of its own."""
 
 ANSWER_S = 120.0
@@ -234,7 +234,8 @@ class JobServer(JobSubmissionClient):
             while not (details := self.get_job_info(job_id)).status.is_terminal():
                 time.sleep(POLL_S)
         except (aiohttp.ClientError, RuntimeError, InputError) as exc:
-            raise RunFailed(f"the connection to {self.url} was lost ({exc}); the job goes on") from None
+            why = str(exc).partition("\n")[0]
+            raise RunFailed(f"the connection to {self.url} was lost ({why}); the job goes on") from None
         return details
 
 
