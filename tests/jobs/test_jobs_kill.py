@@ -34,8 +34,8 @@ from raysys.tables.verify import verify
 from raysys.training.checkpoint import load_weights, read_state
 from raysys.training.diffusion import DENOISER, build_denoiser
 from raysys.training.diffusion_config import DiffusionConfig
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import Finished, fit
-from raysys.training.worker import LocalWorker
 from tests.support import tiny
 from tests.support.processes import finish, kill_driver, wait_for, workers_of
 
@@ -221,18 +221,18 @@ def records(folder: Path, name: str = "model") -> list[dict]:
 
 
 def n_checkpoints(folder: Path) -> int:
-    """Whether the training has taken note of a checkpoint."""
-    return int((folder / "model/checkpoints/checkpoint_manager_snapshot.json").exists())
+    """How many checkpoints are published."""
+    return len(list((folder / "model/checkpoints").glob("step-*")))
 
 
 def checkpoint_steps(folder: Path, name: str = "model") -> list[int]:
     """The steps of the checkpoints on storage, oldest first."""
-    return [read_state(c).step for c in sorted((folder / name / "checkpoints").glob("checkpoint_2*"))]
+    return [read_state(c).step for c in sorted((folder / name / "checkpoints").glob("step-*"))]
 
 
 def same_weights(folder: Path, expected: Finished) -> None:
     """The last checkpoint holds exactly these weights, and the pipeline their average."""
-    last = sorted((folder / "model/checkpoints").glob("checkpoint_2*"))[-1]
+    last = sorted((folder / "model/checkpoints").glob("step-*"))[-1]
     built = build_denoiser(DiffusionConfig.model_validate(tiny.DIFFUSION), 0)
     load_weights(last, {DENOISER: built}, use_ema=False)
     trained = expected.modules[DENOISER].state_dict()
@@ -301,7 +301,7 @@ def test_sigterm_leaves_a_checkpoint_of_two_workers(tmp_path, one_thread):
     [stopped] = checkpoint_steps(tmp_path)
     assert 12 <= stopped < 2000
     assert records(tmp_path)[-1]["step"] == stopped
-    [checkpoint] = (tmp_path / "model/checkpoints").glob("checkpoint_2*")
+    [checkpoint] = (tmp_path / "model/checkpoints").glob("step-*")
     assert len(list(checkpoint.glob("*.safetensors"))) == 2, "every worker's part, in one folder"
     before, more = records(tmp_path), stopped + 3
     tiny.done("train-diffusion", tmp_path, f"training.max_steps={more}", never)

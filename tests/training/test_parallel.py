@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from raysys.training.checkpoint import load_weights
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import Finished, fit
 from raysys.training.parallel import unwrapped, whole
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker, Request
+from raysys.training.worker import Request
 from tests.support.toy_recipe import ToyRecipe
 from tests.support.workers import run_workers
 
