@@ -5,7 +5,6 @@ Checkpoints, metrics and numbers are the same as with Ray; each can resume the o
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,11 +44,10 @@ def _run(job: TrainJob, stop: threading.Event) -> str | None:
 
     device = torch.device("cuda" if job.cluster.use_gpu else "cpu")
     with (
-        tempfile.TemporaryDirectory(prefix="raysys-") as scratch,
         follow(job),
         _settings(job),
         _resumed(job, start) as folder,
-        job_worker(job, 0, 1, device, folder, request, published, Path(scratch)) as worker,
+        job_worker(job, 0, 1, device, folder, request, published) as worker,
     ):
         job.loop(worker, job.loop_config)
     return newest

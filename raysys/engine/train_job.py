@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -89,20 +91,27 @@ def job_worker(
     load_from: Path | None,
     request: Callable[[], Request],
     on_publish: Callable[[str], None],
-    scratch: Path,
 ) -> Iterator[LocalWorker]:
     """One worker of a job, in the process that runs it; rank 0 writes metrics.jsonl and the trackers.
 
     load_from: the checkpoint to resume from, as a local folder. on_publish: called with the name of each new
-    checkpoint, on rank 0. scratch: a local folder for checkpoints on their way to an object store.
+    checkpoint, on rank 0.
     """
-    common = {"rank": rank, "world_size": world_size, "device": device, "load_from": load_from, "request": request}
-    common |= {"keep_newest": job.cluster.checkpoints_to_keep}
-    kind, root = (LocalWorker, Path(job.checkpoints.url)) if job.checkpoints.is_local else (StoreWorker, scratch)
-    store = {} if job.checkpoints.is_local else {"store": job.checkpoints}
-    if rank != 0:
-        yield kind(root, **common, **store)
-        return
+    settings: dict[str, Any] = {"rank": rank, "world_size": world_size, "device": device, "load_from": load_from}
+    settings |= {"request": request, "keep_newest": job.cluster.checkpoints_to_keep}
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            settings |= stack.enter_context(_records(job, load_from, on_publish))
+        if job.checkpoints.is_local:
+            yield LocalWorker(Path(job.checkpoints.url), **settings)
+        else:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="raysys-"))
+            yield StoreWorker(Path(scratch), **settings, store=job.checkpoints)
+
+
+@contextmanager
+def _records(job: TrainJob, load_from: Path | None, on_publish: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The hooks of rank 0: they write metrics.jsonl and the trackers."""
     metrics = MetricsFile(Store(job.folder), 0 if load_from is None else read_state(load_from).step)
     trackers = Trackers(job.folder, job.name, job.cluster)
 
@@ -115,7 +124,7 @@ def job_worker(
         on_publish(name)
 
     try:
-        yield kind(root, **common, **store, on_report=report, on_publish=published)
+        yield {"on_report": report, "on_publish": published}
     finally:
         trackers.close()
 

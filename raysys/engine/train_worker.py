@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,10 +72,11 @@ def run_worker(config: Mapping[str, Any]) -> None:
         ray.get(state.publish.remote(name))
 
     try:
-        with _resumed(job, ray.get(state.newest.remote())) as folder, _scratch() as scratch:
-            of_job = (job, rank, context.get_world_size(), device, folder, requests, published, scratch)
-            with job_worker(*of_job) as worker:
-                job.loop(worker, job.loop_config)
+        with (
+            _resumed(job, ray.get(state.newest.remote())) as folder,
+            job_worker(job, rank, context.get_world_size(), device, folder, requests, published) as worker,
+        ):
+            job.loop(worker, job.loop_config)
     except InputError as exc:
         ray.get(state.fail.remote(exc.what, exc.fix))
         raise
@@ -89,12 +89,6 @@ def _resumed(job: TrainJob, name: str | None) -> Iterator[Path | None]:
         yield None
         return
     with Checkpoint(job.checkpoints.path(name)).as_directory() as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="raysys-") as folder:
         yield Path(folder)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,11 +60,15 @@ def resume_point(store: Store) -> str | None:
     return None
 
 
-def keep_newest(store: Store, newest: str, n: int) -> None:
-    """Delete all checkpoints but `newest` and the n − 1 before it. Those after it were skipped when this run began."""
-    older = [name for name in published(store) if name < newest]
-    kept = {newest, *older[max(0, len(older) - n + 1) :]}
-    for name in published(store):
+def keep_newest(store: Store, line: Sequence[str], n: int) -> None:
+    """Keep the newest `n` checkpoints of a run, and delete the others.
+
+    line: the names of the checkpoint that the run resumed from, if any, and of those that it has published since.
+    Others that are newer than its first were skipped when the run began, so they do not count and are deleted.
+    """
+    found = published(store)
+    kept = [*(name for name in found if name < line[0]), *line][-n:]
+    for name in found:
         if name not in kept:
             store.remove_folder(name)
 

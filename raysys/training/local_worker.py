@@ -35,6 +35,7 @@ class LocalWorker:
     on_publish: Callable[[str], None] = lambda name: None
     checkpoints: list[Path] = field(default_factory=list)
     """The checkpoints published by this worker, oldest first."""
+    _line: list[str] = field(default_factory=list)
 
     def requested(self) -> Request:
         return self.request()
@@ -66,8 +67,12 @@ class LocalWorker:
 
     def _published(self, name: str) -> None:
         self.on_publish(name)
-        if self.keep_newest is not None:
-            keep_newest(self._store, name, self.keep_newest)
+        if self.keep_newest is None:
+            return
+        if not self._line and self.load_from is not None:
+            self._line.append(name_of(read_state(self.load_from).step))
+        self._line.append(name)
+        keep_newest(self._store, self._line, self.keep_newest)
 
     @property
     def _store(self) -> Store:

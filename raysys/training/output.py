@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from raysys.errors import InputError
 from raysys.tables import Store
-from raysys.tables.folder_output import FolderOutput
+from raysys.tables.folder_output import FolderOutput, naming_the_disk
 from raysys.training.checkpoint import load_weights
 from raysys.training.recipe import Modules, Recipe
 
@@ -46,16 +50,36 @@ def _is_finished(output: FolderOutput) -> bool:
 
 
 def export_to(store: Store, name: str, recipe: Recipe, checkpoint: Path) -> None:
-    """Export the averaged weights of a checkpoint to `<store>/<name>`: by one rename on a disk, else file by file."""
+    """Export the averaged weights of a checkpoint to `<store>/<name>`: by one rename on a disk, else file by file.
+
+    Raises InputError if the disk is full.
+    """
 
     def weights(modules: Modules) -> None:
         load_weights(checkpoint, modules)
 
     if store.is_local:
-        recipe.export(weights, Path(store.path(name)))
+        with _naming_the_disk(Path(store.path(name))):
+            recipe.export(weights, Path(store.path(name)))
         return
     with tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
-        target = recipe.export(weights, Path(scratch, name))
+        with _naming_the_disk(Path(scratch, name)):
+            target = recipe.export(weights, Path(scratch, name))
         files = sorted(f for f in target.rglob("*") if f.is_file())
         for file in sorted(files, key=lambda f: f.name == LAST):
             store.write(f"{name}/{file.relative_to(target).as_posix()}", file.read_bytes())
+
+
+@contextlib.contextmanager
+def _naming_the_disk(folder: Path) -> Iterator[None]:
+    """`naming_the_disk`, also for safetensors, which reports errors of the disk as its own class."""
+    try:
+        with naming_the_disk(folder):
+            yield
+    except SafetensorError as exc:
+        if "I/O error" not in str(exc):
+            raise
+        raise InputError(
+            f"cannot write into {folder}: {str(exc).rpartition('I/O error: ')[2]}",
+            "free disk space, then run the same command again: it resumes",
+        ) from exc
