@@ -63,8 +63,8 @@ class JobCommand(click.Command):
         self.params += [
             click.Option(
                 ["--address"],
-                help='"local", "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the running cluster if there is one, else local.",
+                help='"local", "inline" (row jobs and trainings with one worker: in this process, without Ray) or a '
+                "Ray address. Default: the running cluster if there is one, else local; such a training runs inline.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),

@@ -27,6 +27,8 @@ def run_inline(job: TrainJob) -> str | None:
             f"cluster.num_workers = {job.cluster.num_workers}: --address inline runs one worker",
             "use --address local, or set cluster.num_workers=1",
         )
+    if job.cluster.use_gpu and not torch.cuda.is_available():
+        raise InputError("cluster.use_gpu = true, but torch sees no GPU here", "set it to false, or give a Ray address")
     stop = threading.Event()
     [newest] = run_concurrently([partial(_run, job, stop)], ask_to_stop=stop.set, grace_s=job.cluster.stop_grace_s)
     return newest
@@ -34,6 +36,7 @@ def run_inline(job: TrainJob) -> str | None:
 
 def _run(job: TrainJob, stop: threading.Event) -> str | None:
     newest = start = resume_point(job.checkpoints)
+    device = torch.device("cuda" if job.cluster.use_gpu else "cpu")
 
     def published(name: str) -> None:
         nonlocal newest
@@ -42,7 +45,6 @@ def _run(job: TrainJob, stop: threading.Event) -> str | None:
     def request() -> Request:
         return Request.STOP if stop.is_set() else Request.NOTHING
 
-    device = torch.device("cuda" if job.cluster.use_gpu else "cpu")
     with (
         follow(job),
         _settings(job),

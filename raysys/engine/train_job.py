@@ -27,7 +27,6 @@ from raysys.training.worker import Request, Worker
 
 METRICS = "metrics.jsonl"
 POLL_S = 1.0
-INLINE = "inline"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def run_training(job: TrainJob, address: str | None) -> str:
 def runs_inline(settings: TrainClusterConfig, address: str | None) -> bool:
     """Whether a training runs in this process. In a study, which has started Ray, trainings run side by side in Ray."""
     if address is not None or os.environ.get("RAY_ADDRESS"):
-        return address == INLINE
+        return address == "inline"
     has_ray = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     return settings.num_workers == 1 and not has_ray
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 OnChange = Literal["refuse", "recompute", "keep"]
 INLINE = "inline"
-"""Address for running in this process, without Ray (row jobs only)."""
+"""Address for running in this process, without Ray: row jobs, and trainings with one worker."""
 
 ON_CHANGE: tuple[OnChange, ...] = ("refuse", "recompute", "keep")
 

@@ -1,9 +1,10 @@
 """The folder of a training's checkpoints, on a disk or object store: which one to resume from, and which to keep.
 
     step-00000500/     a published checkpoint
-    _step-00001000/    one that is being written, or was when its run was killed
+    _step-00001000/    one that is being written, or was when its run was killed; an object store cannot rename
+                       folders, so there it is a folder without state.json
 
-A checkpoint counts if its state.json is whole and all files have the recorded sizes and hashes.
+A checkpoint is usable if its state.json is whole and all files have the recorded sizes and hashes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from raysys.errors import InputError
 from raysys.tables import Store
-from raysys.training.checkpoint import verify
+from raysys.training.checkpoint import STATE, verify
 
 UNPUBLISHED = "_"
 
@@ -38,7 +39,7 @@ def resume_point(store: Store) -> str | None:
     other run writes. Raises InputError if there are checkpoints but none is usable.
     """
     for name in store.folders():
-        if name.startswith(UNPUBLISHED):
+        if name.startswith(UNPUBLISHED) or not (store.is_local or store.exists(f"{name}/{STATE}")):
             store.remove_folder(name)
     names, skipped = published(store), []
     for name in reversed(names):

@@ -133,13 +133,16 @@ def test_without_a_usable_checkpoint_each_is_named_and_the_state_can_be_left(tmp
     assert steps_of(tmp_path) == list(range(1, 15))
 
 
-def test_what_a_killed_run_was_writing_is_no_checkpoint(tmp_path, undisturbed, capsys):
-    (tmp_path / "checkpoints" / f"_{name_of(4)}").mkdir(parents=True)
-    (tmp_path / "checkpoints" / f"_{name_of(4)}" / SHARD).write_bytes(b"half of it")
-    last = train(tmp_path, 14)
-    assert same(tensors(tmp_path, last), undisturbed)
+@pytest.mark.parametrize("unpublished", [f"{{}}/_{name_of(4)}", f"memory://{{}}/{name_of(4)}"], ids=["disk", "memory"])
+def test_what_a_killed_run_was_writing_is_no_checkpoint(tmp_path, undisturbed, capsys, unpublished):
+    folder, _, name = unpublished.format(f"{tmp_path}/model/checkpoints").rpartition("/")
+    checkpoints = Store(folder)
+    checkpoints.write(f"{name}/{SHARD}", b"half of it")
+    place = folder.removesuffix("/checkpoints")
+    last = train(place, 14)
+    assert same(tensors(place, last), undisturbed)
     assert "skipped" not in capsys.readouterr().err
-    assert not list((tmp_path / "checkpoints").glob("_*"))
+    assert checkpoints.folders() == [name_of(step) for step in (8, 12, 14)]
 
 
 def test_an_object_store(tmp_path, undisturbed, capsys):
@@ -216,3 +219,6 @@ def test_when_a_training_runs_in_this_process(monkeypatch):
     assert not runs_inline(one, None)
     with pytest.raises(InputError, match="num_workers = 2: --address inline runs one worker"):
         train(Path("nowhere"), num_workers=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="use_gpu = true, but torch sees no GPU"):
+        train(Path("nowhere"), use_gpu=True)
