@@ -45,6 +45,7 @@ def _run(job: TrainJob, state: ActorHandle) -> str | None:
     workers: Any = cluster.num_workers
     if cluster.min_workers is not None:
         workers = (cluster.min_workers, cluster.num_workers)
+    Store(job.folder).remove_folder(RAYS_FOLDER)  # Ray Train would resume from what a killed run left there
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"job": job, "state": state},
@@ -64,19 +65,16 @@ def _run(job: TrainJob, state: ActorHandle) -> str | None:
     try:
         with follow(job):
             trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise _user_mistake(exc) or exc from None
+    except ray.train.TrainingFailedError:
+        _raise_failure(state)
+        raise
     finally:
         Store(job.folder).remove_folder(RAYS_FOLDER)
+    _raise_failure(state)
     return ray.get(state.newest.remote())
 
 
-def _user_mistake(exc: BaseException) -> InputError | None:
-    """The InputError raised by a worker, if one ended the training."""
-    for failure in getattr(exc, "worker_failures", {}).values():
-        cause = failure
-        while cause is not None:
-            if isinstance(cause, InputError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
+def _raise_failure(state: ActorHandle) -> None:
+    """Raise the InputError that ended the run, if one did."""
+    if failure := ray.get(state.failure.remote()):
+        raise InputError(*failure)

@@ -32,7 +32,7 @@ class RunState:
     """What the driver and all workers of one run know. It lives with the driver and outlives workers.
 
     newest: name of the newest checkpoint, from which restarted workers resume.
-    failure: (what, fix) of the InputError that ends the run; restarted workers would only repeat it.
+    failure: (what, fix) of the InputError that ended the run, which the driver raises.
     """
 
     def __init__(self, newest: str | None) -> None:
@@ -61,8 +61,8 @@ def run_worker(config: Mapping[str, Any]) -> None:
     """What Ray Train runs on every worker: the job's loop, resuming from the newest checkpoint."""
     job: TrainJob = config["job"]
     state: ActorHandle = config["state"]
-    if failure := ray.get(state.failure.remote()):
-        raise InputError(*failure)
+    if ray.get(state.failure.remote()) is not None:
+        return  # it would fail again, as often as `max_failures` allows; for Ray, the run ends well
     torch.use_deterministic_algorithms(True, warn_only=True)
     context = ray.train.get_context()
     rank, device = context.get_world_rank(), ray.train.torch.get_device()

@@ -102,9 +102,9 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._released.set()
         self._thread.join()
-        for number in self._numbers():
-            if number <= self._number:
-                self._store.remove(self._file(number))
+        found = self._read(self._number)
+        if found is not None and replace(found, beat=self._holder.beat) == self._holder:
+            self._store.remove(self._file(self._number))
         if self._lost.is_set():
             raise RunFailed(f"{self._what} was taken over by another run while this one was suspended") from exc
 
@@ -122,11 +122,12 @@ class Lease:
             return False
         # The file of a dead holder disappears only after its successor is there. If it has disappeared, a successor
         # came and went since we looked, and somebody else may have started again at 1.
-        if self._numbers() != ([last, last + 1] if last else [1]):
+        found = self._numbers()
+        if max(found, default=0) != last + 1 or (last not in found if last else len(found) > 1):
             self._store.remove(self._file(last + 1))
             return False
-        if last:
-            self._store.remove(self._file(last))
+        for number in found[:-1]:  # several, if a holder died before it had removed its predecessor
+            self._store.remove(self._file(number))
         self._number = last + 1
         return True
 

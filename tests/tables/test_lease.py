@@ -65,6 +65,14 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(place, dead):
     assert place.names() == []
 
 
+def test_a_run_that_died_while_it_replaced_another_is_replaced(place):
+    for number in (3, 4):
+        leave(place, gone(), number)
+    with of(place):
+        assert place.names() == ["_out.lease-00000005.json"]
+    assert place.names() == []
+
+
 def test_a_living_process_is_never_replaced_however_old_its_heartbeat(place):
     leave(place, replace(HERE, beat=time.time() - 100 * EXPIRES_S))
     with pytest.raises(InputError, match="another run is writing"):
