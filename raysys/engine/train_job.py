@@ -74,11 +74,17 @@ def run_training(job: TrainJob, address: str | None) -> str:
 
 
 def runs_inline(settings: TrainClusterConfig, address: str | None) -> bool:
-    """Whether a training runs in this process. In a study, which has started Ray, trainings run side by side in Ray."""
+    """Whether a training runs in this process; if nobody said so, prints that it does.
+
+    In a study, which has started Ray, trainings run side by side in Ray.
+    """
     if address is not None or os.environ.get("RAY_ADDRESS"):
         return address == "inline"
-    has_ray = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    return settings.num_workers == 1 and not has_ray
+    connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if settings.num_workers > 1 or connected:
+        return False
+    print("one worker, in this process without Ray (--address local starts one)", file=sys.stderr, flush=True)
+    return True
 
 
 @contextmanager
@@ -167,7 +173,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 def follow(job: TrainJob) -> Iterator[None]:
     """Show the workers' metrics.jsonl as one progress line while the training runs."""
     store, stop = Store(job.folder), threading.Event()
-    with Progress(job.name, job.total_steps, "steps") as bar:
+    with Progress(job.name, job.total_steps, "steps", starting="workers start and load the models") as bar:
 
         def poll() -> None:
             shown = 0

@@ -27,7 +27,8 @@ class RunOptions:
 
     address: str | None = None
     """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
-    running cluster, or local without one."""
+    cluster in RAY_ADDRESS; without one "inline" for a small job without a model and a training with one worker, else
+    "local"."""
 
     only: tuple[str, ...] = ()
     """Models of a study to make in this run; () = all."""

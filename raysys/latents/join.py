@@ -13,7 +13,6 @@ from raysys.outcomes import KEPT, rejected
 from raysys.rows import TRAINING_SET
 from raysys.tables import TableView
 from raysys.tables.join import AlignedTable
-from raysys.tables.plan import PLAN
 from raysys.tables.representatives import LEFT_OUT, NOT_DEDUPLICATED, Representatives
 
 FROM_SAMPLES = ("row_id", "sample_id", "license", "url")
@@ -171,7 +170,7 @@ def _fields(view: TableView) -> dict[str, Any]:
     """The identity fields of the table's outputs, merged."""
     merged: dict[str, Any] = {}
     for output in view.outputs:
-        merged |= (output.folder.read_json(PLAN) or {}).get("fields", {})
+        merged |= output.fields()
     return merged
 
 

@@ -20,15 +20,15 @@ from raysys.errors import InputError
 from raysys.outcomes import KEPT, error_from
 from raysys.rows import FEATURES, GENERATIONS, SAMPLES
 from raysys.shards.decode import DecodeConfig, Decoded, decode_image
-from raysys.shards.files import is_url, join
-from raysys.shards.folder import image_names, list_files, listing_signature, read_file
+from raysys.shards.files import is_url, join, read_file
+from raysys.shards.folder import image_names, list_files, listing_signature
 from raysys.shards.images import image_reader
 from raysys.shards.licenses import LICENSE_REASONS
 from raysys.shards.raw import printable
 from raysys.similarity import DescriptorFacts
 from raysys.similarity.describe import LoadedImage
 from raysys.tables import Chunk, InputPart, Store, TableView, open_table
-from raysys.tables.plan import PLAN, TABLE
+from raysys.tables.plan import TABLE
 from raysys.tables.read import Part
 
 READ_ROWS = 32
@@ -147,7 +147,7 @@ def described_by(descriptor: DescriptorFacts, features: str, images: str) -> Tab
         return None
     _, parts, identity = image_source(images)
     output = found.outputs[0]
-    fields = (output.folder.read_json(PLAN) or {}).get("fields", {})
+    fields = output.fields()
     is_same = all(fields.get(name) == value for name, value in {"images": identity, **stated(descriptor)}.items())
     described = {chunk.part.name: chunk.part.signature for chunk in output.chunks}
     return found if is_same and described == {part.name: part.signature for part in parts if part.n_items} else None

@@ -2,8 +2,10 @@
 
     <table>/_table.json                           which fingerprint of each producer is current
     <table>/<producer>-<fingerprint>/_plan.json   the chunks, fixed when the table was created
+    <table>/…/_plan/2.json, <table>/_table/2.json newer versions of these two, after a change; the newest counts
     <table>/<producer>-<fingerprint>/<input part>.<k>.parquet      one finished chunk
     <table>/<producer>-<fingerprint>/<input part>.<k>.r1.parquet   a retry of its error rows
+    <table>/<producer>-<fingerprint>/<input part>.<k>.e1.parquet   the chunk after its input was replaced once
     <table>/<producer>-<fingerprint>/_run/        resolved config, metrics.jsonl, summary of the last run
 
 Names that start with `_` are never data. The pending chunks are those without a part in the folder; progress is not

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysys.errors import InputError
-from raysys.outcomes import Counts
+from raysys.outcomes import KEPT, Counts
 from raysys.rows import RowType
 from raysys.tables.store import Store
 
@@ -56,22 +58,36 @@ def to_table(rows: Sequence[dict] | pa.Table, row_type: RowType) -> pa.Table:
 def counts_of(table: pa.Table) -> Counts:
     """The number of rows per fate."""
     counts = Counts()
-    pairs = Counter(zip(table.column("outcome").to_pylist(), table.column("reason").to_pylist(), strict=True))
-    for (outcome, reason), n in pairs.items():
-        counts.add(outcome, reason, n)
+    for n in pc.value_counts(table.column("outcome")).to_pylist():
+        if n["values"] == KEPT:
+            counts.add(KEPT, n=n["counts"])
+            continue
+        reasons = table.filter(pc.equal(table["outcome"], n["values"])).column("reason")
+        for group in pc.value_counts(_reason_groups(reasons)).to_pylist():
+            counts.add(n["values"], group["values"], group["counts"])
     return counts
+
+
+def _reason_groups(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`outcomes.reason_group` of a column. Distinct reasons may be as many as rows, e.g. `duplicate_of:<id>`."""
+    return pc.replace_substring_regex(reasons, "(?s):.*", "")
 
 
 def commit_part(folder: Store, file: str, table: pa.Table, info: dict | None = None) -> Counts:
     """Publish `table` as `file`. The footer holds the counts (and `info`), so that status needs no row data.
 
+    It also holds the number and the CRC-32 of the bytes before it, and every page has a checksum of its own: `verify`
+    checks the former, every reader checks the pages that it reads.
     Committing a chunk twice, for example by a leftover worker of a lost cluster, replaces the part by the same rows.
     """
     counts = counts_of(table)
     footer = {"counts": counts.as_dict(), "content": content_hash(table), **(info or {})}
-    meta = {**(table.schema.metadata or {}), META: json.dumps(footer).encode()}
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(meta), buffer, compression="zstd")
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        with buffer.getbuffer() as data:
+            footer |= {"data_bytes": len(data), "data_crc32": zlib.crc32(data)}
+        writer.add_key_value_metadata({META: json.dumps(footer).encode()})
     folder.write(file, buffer.getvalue())
     return counts
 
@@ -99,12 +115,40 @@ class _Hashing(io.RawIOBase):
         return memoryview(data).nbytes
 
 
+@contextmanager
+def open_part(folder: Store, file: str) -> Iterator[pq.ParquetFile]:
+    """A part for reading. Whatever is read from it raises InputError if it is damaged."""
+    with naming_damage(folder, file):
+        if folder.is_local:
+            with pq.ParquetFile(folder.path(file), page_checksum_verification=True) as parquet:
+                yield parquet
+            return
+        with (
+            folder.open(file) as f,
+            pq.ParquetFile(f, pre_buffer=False, page_checksum_verification=True) as parquet,
+        ):
+            yield parquet
+
+
+def read_columns(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
+    """Columns of a part (None = all)."""
+    # Arrow's threads release their objects shortly after the rows are returned. If one of these is a Python file, a
+    # process that exits at this moment is aborted, so Python files are read without threads. pq.read_table is not used,
+    # because its dataset reader always prefetches in threads.
+    with open_part(folder, file) as parquet:
+        return parquet.read(columns, use_threads=folder.is_local)
+
+
 def part_info(folder: Store, file: str) -> dict:
     """The footer written by `commit_part`, plus "num_rows". Raises InputError if the file is damaged."""
-    with naming_damage(folder, file), folder.open(file) as f:
-        metadata = pq.read_metadata(f)
-    stored = (metadata.metadata or {}).get(META)
-    return {"num_rows": metadata.num_rows, **(json.loads(stored) if stored else {})}
+    with open_part(folder, file) as parquet:
+        return info_of(parquet)
+
+
+def info_of(parquet: pq.ParquetFile) -> dict:
+    """The same for an open part."""
+    stored = (parquet.metadata.metadata or {}).get(META)
+    return {"num_rows": parquet.metadata.num_rows, **(json.loads(stored) if stored else {})}
 
 
 @contextmanager
@@ -114,7 +158,7 @@ def naming_damage(folder: Store, file: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowInvalid, OSError) as exc:
+    except (ValueError, OSError) as exc:  # ArrowInvalid and JSONDecodeError are ValueErrors
         raise InputError(
             f"part {folder.path(file)} is damaged: {exc}",
             "delete that file and run the job that wrote it again: only this chunk is redone",

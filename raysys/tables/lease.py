@@ -159,12 +159,13 @@ class Lease:
 
     def _read(self, number: int) -> Holder | None:
         """The holder in a file; None if the file has just been removed."""
-        values = self._store.read_json(self._file(number))
         try:
-            return None if values is None else Holder(**values)
-        except TypeError as exc:
+            return Holder(**json.loads(self._store.read(self._file(number))))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as exc:
             path = self._store.path(self._file(number))
-            raise InputError(f"{path} is damaged: {exc}", "delete it if no other run is writing") from exc
+            raise InputError(f"{path} is damaged: {exc}", f"delete it if no other run is writing {self._what}") from exc
 
 
 def _machine() -> str:

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysys.errors import InputError
 from raysys.outcomes import ERROR, KEPT, Counts
 from raysys.rows import RowType
-from raysys.tables.commit import keys_of, naming_damage, part_info
-from raysys.tables.plan import TABLE, Chunk, InputPart, Output, chunk_name_of, load_output
+from raysys.tables.commit import counts_of, keys_of, part_info, read_columns
+from raysys.tables.history import History
+from raysys.tables.plan import TABLE, Chunk, InputPart, Output, load_output, stem_of
 from raysys.tables.store import Store
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class Part:
         """All rows, with every key once: retried rows replace the error rows in place."""
         key = self.output.row_type.key
         wanted = None if columns is None else list(dict.fromkeys([*columns, *key, "outcome"]))
-        table = _read(self.output.folder, self.files[0], wanted)
+        table = read_columns(self.output.folder, self.files[0], wanted)
         for file in self.files[1:]:
             newer, replaces = (
-                _read(self.output.folder, file, wanted),
+                read_columns(self.output.folder, file, wanted),
                 part_info(self.output.folder, file).get("replaces"),
             )
             table = _overlay(table, newer, key, replaces)
@@ -55,6 +55,12 @@ class Part:
         signature = hashlib.sha256(f"{self.output.fingerprint};{contents}".encode()).hexdigest()[:16]
         return InputPart(self.name, store.path(self.files[0]), infos[0]["num_rows"], signature, self.origin)
 
+    def counts(self) -> Counts:
+        """Counts of fates after retries. Reads only the footer, except for a part that was retried."""
+        if len(self.files) == 1:
+            return Counts.from_dict(part_info(self.output.folder, self.files[0])["counts"])
+        return counts_of(self.read(["outcome", "reason"]))
+
     @property
     def name(self) -> str:
         """Unique in its table: includes the producer if several producers share chunk names."""
@@ -65,18 +71,6 @@ class Part:
     def origin(self) -> str:
         """The SAMPLES part that this part descends from; the part itself if it was made from a raw input."""
         return self.chunk.part.origin or self.chunk.name
-
-
-def _read(folder: Store, file: str, columns: list[str] | None) -> pa.Table:
-    # Arrow's threads release their objects shortly after the rows are returned. If one of these is a Python file, a
-    # process that exits at this moment is aborted, so Python files are read without threads. pq.read_table is not used,
-    # because its dataset reader always prefetches in threads.
-    with naming_damage(folder, file):
-        if folder.is_local:
-            with pq.ParquetFile(folder.path(file)) as parquet:
-                return parquet.read(columns)
-        with folder.open(file) as f, pq.ParquetFile(f, pre_buffer=False) as parquet:
-            return parquet.read(columns, use_threads=False)
 
 
 def _overlay(table: pa.Table, newer: pa.Table, key: Sequence[str], replaces: Sequence[int] | None) -> pa.Table:
@@ -139,7 +133,7 @@ class TableView:
     def counts(self) -> Counts:
         """Counts of fates after retries. Reads only footers, except for parts that were retried."""
         total = Counts()
-        for counts in for_parts(_counts_of, self.parts):
+        for counts in for_parts(Part.counts, self.parts):
             total.merge(counts)
         return total
 
@@ -152,35 +146,33 @@ class TableView:
         return list(for_parts(Part.as_input, self.parts))
 
 
-def for_parts(function: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
-    """`function` of each part, in order. On object stores, N_READERS parts are read at once to hide latency."""
-    if all(part.output.folder.is_local for part in parts):
+def for_parts(function: Callable[[Part], T], parts: Sequence[Part], n_local: int = 1) -> Iterator[T]:
+    """`function` of each part, in order, for up to N_READERS parts at once on object stores, to hide their latency.
+
+    n_local: the same for parts on a local disk.
+    """
+    n_readers = n_local if all(part.output.folder.is_local for part in parts) else N_READERS
+    if n_readers == 1:
         yield from map(function, parts)
         return
-    with ThreadPoolExecutor(N_READERS) as pool:
+    with ThreadPoolExecutor(n_readers) as pool:
         asked: deque[Future[T]] = deque()
         for part in parts:
             asked.append(pool.submit(function, part))
-            if len(asked) == N_READERS:
+            if len(asked) == 2 * n_readers:
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
-
-
-def _counts_of(part: Part) -> Counts:
-    if len(part.files) == 1:
-        return Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"])
-    return Counts.of(part.read(["outcome", "reason"]).to_pylist())
 
 
 def parts_of(output: Output) -> list[Part]:
     """The committed parts of one output, with their retries."""
     files: dict[str, list[str]] = {}
     for name in output.folder.names(".parquet"):
-        files.setdefault(chunk_name_of(name), []).append(name)
+        files.setdefault(stem_of(name), []).append(name)
     parts = []
     for chunk in output.chunks:
-        found = files.get(chunk.name, [])
+        found = files.get(chunk.stem, [])
         if chunk.file in found:
             retries = sorted((f for f in found if f != chunk.file), key=_retry_number)
             parts.append(Part(output, chunk, (chunk.file, *retries)))
@@ -194,7 +186,7 @@ def _retry_number(file: str) -> int:
 def open_table(path: str, row_type: RowType | None = None) -> TableView:
     """The table at `path`. Raises InputError if there is none or if its rows are not of `row_type`."""
     store = Store(path)
-    info = store.read_json(TABLE)
+    info = History(store, TABLE).read()
     if info is None:
         raise InputError(f"{store.url} is not a raysys table (no {TABLE})", "run the job that writes it first")
     if row_type is not None and info["row_type"] != row_type.name:

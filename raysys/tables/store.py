@@ -110,6 +110,10 @@ class Store:
                 fs.pipe_file(f"{root}/{name}", data, mode="create")  # a conditional PUT
             except FileExistsError:
                 return False
+            except OSError:  # not every store reports a failed condition in the way that fsspec expects
+                if self.exists(name):
+                    return False
+                raise
             return True
         target = Path(self.path(name))
         with _complete(target, data) as tmp:
@@ -117,6 +121,8 @@ class Store:
                 os.link(tmp, target)
             except FileExistsError:
                 return False
+            except OSError:
+                return _create_without_links(target, data)
         return True
 
     def append(self, name: str, data: bytes) -> None:
@@ -208,6 +214,18 @@ def _complete(target: Path, data: bytes) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             tmp.unlink()
+
+
+def _create_without_links(target: Path, data: bytes) -> bool:
+    """As `Store.create` on a disk without hard links, such as a mounted Google Drive: not atomic, but exclusive."""
+    try:
+        with open(target, "xb") as f:
+            f.write(data)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        raise InputError(f"cannot create {target}: {exc.strerror or exc}", "give another output folder") from exc
+    return True
 
 
 def iter_temporaries(store: Store) -> Iterator[str]:

@@ -32,7 +32,7 @@ FROZEN = {
     "scenes": JOB_FLAGS,
     "ingest": JOB_FLAGS,
     "describe": JOB_FLAGS,
-    "dedup": JOB_FLAGS,
+    "dedup": JOB_FLAGS | {"--report", "--csv"},
     "caption": JOB_FLAGS,
     "translate": JOB_FLAGS,
     "generalize": JOB_FLAGS,
@@ -44,7 +44,7 @@ FROZEN = {
     "replicate": JOB_FLAGS,
     "report": JOB_FLAGS,
     "status": {"path"},
-    "failed": {"path", "--limit", "--json"},
+    "failed": {"path", "--rejected", "--limit", "--csv", "--json"},
     "retry": {"path", "--limit", "--dry-run", "--address"},
     "verify": {"path"},
     "generality": {"FILE|TABLE|-", "--csv", "--json", "--limit", "--pipeline", "--column", "--show"},
@@ -70,6 +70,7 @@ FROZEN = {
 
 class FakeConfig(Config):
     output: str = Field(description="table to write")
+    photos: str = Field("", description="images to read")
     rows: int = Field(3, ge=1, description="how many rows to pretend")
 
 
@@ -92,7 +93,7 @@ def fake_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
     monkeypatch.setattr("raysys.jobs.registry.CONFIGS", tmp_path / "configs")
     demo = tmp_path / "configs" / "fake" / "demo.yaml"
     demo.parent.mkdir(parents=True)
-    demo.write_text("output: runs/fake\nrows: 5\n")
+    demo.write_text("output: runs/fake\nphotos: runs/photos\nrows: 5\n")
     register(JobInfo("fake", module.__name__, "Pretends.", "raysys fake --config demo"))
     yield module
     del JOBS["fake"]
@@ -177,17 +178,26 @@ def test_a_job_gets_its_config_and_options(fake_job, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("config", [[], ["--config", "demo"]])
-def test_the_packaged_config_is_named_aloud(fake_job, capsys, config: list[str]) -> None:
-    assert run_cli("fake", *config) == 0
-    assert fake_job.calls[0][0].rows == 5
-    err = capsys.readouterr().err
-    assert "fake/demo.yaml" in err
-    assert ("--config was not given" in err) == (config == [])
+def test_the_demo_runs_only_where_it_is_asked_for(fake_job, capsys) -> None:
+    """A stranger's data must not run under the demo's settings unnoticed."""
+    assert run_cli("fake", "output=mine") == 0
+    assert fake_job.calls[0][0] == FakeConfig(output="mine", rows=3)
+    assert "default configuration" in capsys.readouterr().err
+    assert run_cli("fake", "--config", "demo") == 0
+    assert fake_job.calls[1][0].rows == 5
+    said = capsys.readouterr().err
+    assert "fake/demo.yaml" in said
+    assert "note:" not in said
+    assert run_cli("fake", "--config", "demo", "photos=mine", "output=there") == 0
+    assert "note: photos=mine is not the demo's, but all other settings are" in capsys.readouterr().err
+    assert run_cli("fake") == 2
+    said = capsys.readouterr().err
+    assert "raysys fake needs output" in said
+    assert "--config demo runs the demo" in said
 
 
 def test_print_config_prints_yaml_that_loads_again(fake_job, capsys, tmp_path: Path) -> None:
-    assert run_cli("fake", "rows=9", "--print-config") == 0
+    assert run_cli("fake", "output=runs/fake", "rows=9", "--print-config") == 0
     assert fake_job.calls == []
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
     assert run_cli("fake", "--config", str(tmp_path / "again.yaml")) == 0
@@ -197,7 +207,7 @@ def test_print_config_prints_yaml_that_loads_again(fake_job, capsys, tmp_path: P
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["fake", "rows=0", "color=1"], ["2 mistakes", "rows = 0", "color: unknown key"]),
+        (["fake", "output=x", "rows=0", "color=1"], ["2 mistakes", "rows = 0", "color: unknown key"]),
         (["fake", "--config", "missing.yaml"], ["missing.yaml does not exist"]),
         (["fake", "--config", "full"], ["no packaged config 'full' (it has: demo)"]),
         (["fake", "my.yaml"], ["raysys fake --config my.yaml"]),
@@ -237,7 +247,7 @@ class Wrapped(Exception):
 )
 def test_every_ending_has_its_exit_code(fake_job, capsys, exc, code: int, words: str, traceback: bool) -> None:
     fake_job.fails_with = exc
-    assert run_cli("fake") == code
+    assert run_cli("fake", "output=x") == code
     err = capsys.readouterr().err
     assert words in err
     assert ("Traceback" in err) == traceback

@@ -29,7 +29,7 @@ from raysys.report.sections.captions.data import (
 from raysys.report.text import plain
 from raysys.rows import CAPTIONS
 from raysys.tables import Store, TableView, open_table
-from raysys.tables.plan import PLAN, TABLE
+from raysys.tables.plan import TABLE
 
 N_EXAMPLES = 6
 BIN_EDGES = np.linspace(0.0, 10.0, 41)
@@ -138,8 +138,7 @@ def _sources(view: TableView | None) -> tuple[str, ...]:
 def _pipeline(view: TableView | None) -> str | None:
     if view is None:
         return None
-    plans = [output.folder.read_json(PLAN) or {} for output in view.outputs]
-    return next((name for plan in plans if (name := plan.get("fields", {}).get("generality"))), None)
+    return next((name for output in view.outputs if (name := output.fields().get("generality"))), None)
 
 
 # --- examples ---
