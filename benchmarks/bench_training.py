@@ -33,9 +33,9 @@ from raysys.outcomes import kept
 from raysys.rows import TRAINING_SET, array_to_bytes
 from raysys.training.diffusion import DiffusionRecipe, build_denoiser
 from raysys.training.diffusion_config import DiffusionConfig
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import fit
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker
 
 TOKENS, ROWS = 32, 256
 

@@ -74,8 +74,9 @@ class JobCommand(click.Command):
         self.params += [
             click.Option(
                 ["--address"],
-                help='"local" (a private Ray), "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the cluster in RAY_ADDRESS; without one inline for a small job without a model, else local.",
+                help='"local" (a private Ray), "inline" (row jobs and trainings with one worker: in this process, '
+                "without Ray) or a Ray address. Default: the cluster in RAY_ADDRESS; without one inline for a small "
+                "job without a model and for such a training, else local.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),

@@ -32,7 +32,10 @@ def cluster(address: str | None) -> Iterator[None]:
     InputError if the cluster cannot be reached.
     """
     if address == "inline":
-        raise InputError("--address inline: this job needs Ray; only row jobs run without it", "use --address local")
+        raise InputError(
+            "--address inline: this job needs Ray; only row jobs and trainings with one worker run without it",
+            "use --address local",
+        )
     if ray.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""Run several blocking Ray calls concurrently in one driver, so that Ctrl-C stops all of them."""
+"""Run several blocking calls (Ray's, or a training in this process) concurrently, so that Ctrl-C stops all of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
-
-import ray
 
 T = TypeVar("T")
 POLL_S = 0.2
@@ -119,8 +117,8 @@ def _interrupt(threads: Sequence[_Thread]) -> None:
                 time.sleep(POLL_S)
             except KeyboardInterrupt:  # a second one ends the grace period of nested actions, not the clean-up
                 _raise_in(threads)
-        if not _all_ended(threads):
-            ray.shutdown()
+        if not _all_ended(threads) and "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
     finally:
         del _ending[me]
 

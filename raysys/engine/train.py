@@ -1,75 +1,54 @@
 """Run a training on Ray Train, with checkpoints on storage. The same folder resumes it.
 
-The training loop (`raysys.training`) does not depend on Ray; it gets a `Worker` (engine/train_worker.py).
+The training loop (`raysys.training`) does not depend on Ray; it gets a `Worker` (engine/train_job.py). Checkpoints are
+not reported to Ray Train: its record of them would be a second truth beside the checkpoints, and can be damaged too.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray.train
 from ray.actor import ActorHandle
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.constants import RAY_CHDIR_TO_TRIAL_DIR
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysys.engine.concurrent import run_concurrently
-from raysys.engine.config import TrainClusterConfig
-from raysys.engine.train_worker import StopFlag, read_metrics, run_worker
+from raysys.engine.train_job import TrainJob, follow
+from raysys.engine.train_worker import RunState, run_worker
 from raysys.errors import InputError
-from raysys.progress import Progress
 from raysys.tables import Store
-from raysys.training.worker import Worker
+from raysys.training.checkpoint_folder import resume_point
 
-POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """One training: `loop(worker, loop_config)` runs on every worker and writes only under `folder`.
-
-    name: shown in the progress line. total_steps: for percentage and ETA.
-    """
-
-    name: str
-    folder: str
-    loop: Callable[[Worker, Any], None]
-    loop_config: Any
-    total_steps: int
-    cluster: TrainClusterConfig
+RAYS_FOLDER = "_ray"
+"""Ray Train wants a folder on the same storage; it holds nothing that a run needs later."""
 
 
-def run_training(job: TrainJob) -> Checkpoint:
-    """Run a training to its end and return the last checkpoint. Raises the exception that made it fail.
-
-    It resumes from the newest checkpoint in its folder. After Ctrl-C or SIGTERM, it writes a checkpoint and ends, and
-    the interrupt is raised in the caller. A second signal, or the end of `stop_grace_s`, stops it immediately.
-    """
-    stop = StopFlag.remote()
-    [checkpoint] = run_concurrently(
-        [partial(_run, job, stop)],
-        ask_to_stop=lambda: ray.get(stop.set.remote()),
+def run_on_ray(job: TrainJob) -> str | None:
+    """Like `raysys.engine.train_job.run_training`, on the connected cluster; returns None if there is no checkpoint."""
+    state = RunState.remote(resume_point(job.checkpoints))
+    [newest] = run_concurrently(
+        [partial(_run, job, state)],
+        ask_to_stop=lambda: ray.get(state.stop.remote()),
         grace_s=job.cluster.stop_grace_s,
     )
-    return checkpoint
+    return newest
 
 
-def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:
+def _run(job: TrainJob, state: ActorHandle) -> str | None:
     cluster = job.cluster
     # Otherwise Ray Train starts its workers in another folder, where relative paths of the config do not exist.
     os.environ.setdefault(RAY_CHDIR_TO_TRIAL_DIR, "0")
     workers: Any = cluster.num_workers
     if cluster.min_workers is not None:
         workers = (cluster.min_workers, cluster.num_workers)
+    Store(job.folder).remove_folder(RAYS_FOLDER)  # Ray Train would resume from what a killed run left there
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config={"job": job, "stop": stop},
+        train_loop_config={"job": job, "state": state},
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -78,60 +57,24 @@ def _run(job: TrainJob, stop: ActorHandle) -> Checkpoint:
             accelerator_type=cluster.accelerator_type,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=RAYS_FOLDER,
             storage_path=job.folder,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=cluster.checkpoints_to_keep),
         ),
     )
     try:
-        with _follow(job):
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise _user_mistake(exc) or exc from None
-    if result.checkpoint is None:
-        raise RuntimeError(f"training {job.name} ended without a checkpoint in {job.folder}")
-    return result.checkpoint
+        with follow(job):
+            trainer.fit()
+    except ray.train.TrainingFailedError:
+        _raise_failure(state)
+        raise
+    finally:
+        Store(job.folder).remove_folder(RAYS_FOLDER)
+    _raise_failure(state)
+    return ray.get(state.newest.remote())
 
 
-def _user_mistake(exc: BaseException) -> InputError | None:
-    """The InputError raised by a worker, if one ended the training."""
-    for failure in getattr(exc, "worker_failures", {}).values():
-        cause = failure
-        while cause is not None:
-            if isinstance(cause, InputError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
-
-
-@contextmanager
-def _follow(job: TrainJob):
-    """Show the workers' metrics.jsonl as one progress line while the training runs."""
-    store, stop = Store(job.folder), threading.Event()
-    with Progress(job.name, job.total_steps, "steps", starting="workers start and load the models") as bar:
-
-        def poll() -> None:
-            shown = 0
-            while not stop.wait(POLL_S):
-                record = _last_record(store)
-                if record and record["step"] > shown:
-                    shown = record["step"]
-                    bar.update(shown, loss=record["loss"])
-
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            if record := _last_record(store):
-                bar.update(record["step"], loss=record["loss"])
-                if record["step"] < job.total_steps:  # for Ray, a training that was asked to stop is a success
-                    bar.close("stopped")
-
-
-def _last_record(store: Store) -> dict[str, Any] | None:
-    records = read_metrics(store)
-    return records[-1] if records else None
+def _raise_failure(state: ActorHandle) -> None:
+    """Raise the InputError that ended the run, if one did."""
+    if failure := ray.get(state.failure.remote()):
+        raise InputError(*failure)

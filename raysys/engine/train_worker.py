@@ -1,13 +1,10 @@
-"""What runs inside Ray Train's workers: the training loop's `Worker`, metrics.jsonl, stop and preemption requests."""
+"""What runs inside Ray Train's workers: the training's worker, stop and preemption requests."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import contextlib
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,70 +13,93 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.actor import ActorHandle
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint
 from ray.train.v2._internal.execution.context import get_train_context
 
-from raysys.engine.trackers import Trackers
-from raysys.tables import Store
+from raysys.engine.train_job import job_worker
+from raysys.errors import InputError
 from raysys.training.worker import Request
 
 if TYPE_CHECKING:
-    from raysys.engine.train import TrainJob
+    from raysys.engine.train_job import TrainJob
 
-METRICS = "metrics.jsonl"
 STOP_POLL_S = 1.0
 """Interval at which a worker asks whether its driver wants to stop."""
 
 
 @ray.remote(num_cpus=0)
-class StopFlag:
-    """Lives with the driver; every worker of its training asks it."""
+class RunState:
+    """What the driver and all workers of one run know. It lives with the driver and outlives workers.
 
-    def __init__(self) -> None:
-        self._is_set = False
+    newest: name of the newest checkpoint, from which restarted workers resume.
+    failure: (what, fix) of the InputError that ended the run, which the driver raises.
+    """
 
-    def set(self) -> None:
-        self._is_set = True
+    def __init__(self, newest: str | None) -> None:
+        self._newest, self._failure, self._stops = newest, None, False
 
-    def is_set(self) -> bool:
-        return self._is_set
+    def stop(self) -> None:
+        self._stops = True
+
+    def stops(self) -> bool:
+        return self._stops
+
+    def publish(self, name: str) -> None:
+        self._newest = name
+
+    def newest(self) -> str | None:
+        return self._newest
+
+    def fail(self, what: str, fix: str) -> None:
+        self._failure = (what, fix)
+
+    def failure(self) -> tuple[str, str] | None:
+        return self._failure
 
 
 def run_worker(config: Mapping[str, Any]) -> None:
     """What Ray Train runs on every worker: the job's loop, resuming from the newest checkpoint."""
     job: TrainJob = config["job"]
+    state: ActorHandle = config["state"]
+    if ray.get(state.failure.remote()) is not None:
+        return  # it would fail again, as often as `max_failures` allows; for Ray, the run ends well
     torch.use_deterministic_algorithms(True, warn_only=True)
-    checkpoint = ray.train.get_checkpoint()
-    worker = RayWorker(job, config["stop"])
+    context = ray.train.get_context()
+    rank, device = context.get_world_rank(), ray.train.torch.get_device()
+    requests = Requests(_watch(state))
+
+    def published(name: str) -> None:
+        ray.get(state.publish.remote(name))
+
     try:
-        if checkpoint is None:
+        with (
+            _resumed(job, ray.get(state.newest.remote())) as folder,
+            job_worker(job, rank, context.get_world_size(), device, folder, requests, published) as worker,
+        ):
             job.loop(worker, job.loop_config)
-        else:
-            with checkpoint.as_directory() as folder:
-                worker.load_from = Path(folder)
-                job.loop(worker, job.loop_config)
-    finally:
-        worker.close()
+    except InputError as exc:
+        ray.get(state.fail.remote(exc.what, exc.fix))
+        raise
 
 
-class RayWorker:
-    """One worker of Ray Train. Checkpoints go to `<folder>/checkpoints`; each worker uploads its own files.
+@contextlib.contextmanager
+def _resumed(job: TrainJob, name: str | None) -> Iterator[Path | None]:
+    """The checkpoint as a local folder; workers on one node share one copy of an object store's."""
+    if name is None:
+        yield None
+        return
+    with Checkpoint(job.checkpoints.path(name)).as_directory() as folder:
+        yield Path(folder)
 
-    Ray registers a checkpoint once all workers have uploaded their files; only then can a resumed run find it.
-    """
 
-    def __init__(self, job: TrainJob, stop: ActorHandle) -> None:
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.load_from: Path | None = None
-        self._metrics = MetricsFile(Store(job.folder)) if self.rank == 0 else None
-        self._trackers = Trackers(job.folder, job.name, job.cluster) if self.rank == 0 else None
-        self._stop = _watch(stop)
+class Requests:
+    """The requests to one worker; call it after every step."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
         self._preemption: Any = None
-        self._unpublished: Path | None = None
 
-    def requested(self) -> Request:
+    def __call__(self) -> Request:
         """STOP when the driver wants to stop; CHECKPOINT once for each announced preemption of a node.
 
         After a preemption Ray restarts the workers from the newest checkpoint on other nodes; a worker that returned
@@ -94,81 +114,18 @@ class RayWorker:
             return Request.CHECKPOINT
         return Request.NOTHING
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """Write to metrics.jsonl and the trackers, on rank 0. `ray.train.report` is used for checkpoints only, because
-        Ray Train fetches one report every 2 s."""
-        if self._metrics is not None and self._trackers is not None:
-            self._metrics.add(metrics)
-            self._trackers.log(metrics)
 
-    def checkpoint_folder(self, step: int) -> Path:
-        """A temporary folder of this worker: workers on one machine must not delete each other's files."""
-        self._unpublished = Path(tempfile.mkdtemp(prefix=f"raysys-step-{step:08d}-"))
-        return self._unpublished
-
-    def publish(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
-        """Upload in the background. Ray then deletes the folder, and waits for the upload before it ends the worker."""
-        if self._metrics is not None:
-            self._metrics.flush()
-        self._unpublished = None
-        mode = CheckpointUploadMode.ASYNC
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_mode=mode)
-
-    def close(self) -> None:
-        if self._trackers is not None:
-            self._trackers.close()
-        if self._unpublished is not None:
-            shutil.rmtree(self._unpublished, ignore_errors=True)
-
-
-def _watch(flag: ActorHandle) -> threading.Event:
-    """An event that is set soon after the flag. Its thread ends with the process or with the flag's actor."""
+def _watch(state: ActorHandle) -> threading.Event:
+    """An event that is set soon after the driver asks to stop. Its thread ends with the process or with the actor."""
     found = threading.Event()
 
     def poll() -> None:
         while not found.wait(STOP_POLL_S):
             try:
-                if ray.get(flag.is_set.remote()):
+                if ray.get(state.stops.remote()):
                     found.set()
             except ray.exceptions.RayError:
                 return
 
     threading.Thread(target=poll, name="stop-flag", daemon=True).start()
     return found
-
-
-class MetricsFile:
-    """metrics.jsonl: one record per report. Records of steps that a resumed run repeats replace the old ones."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._records: list[dict[str, Any]] | None = None
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Append on a disk. An object store cannot append; it gets the whole file at each checkpoint."""
-        record = {"time": time.time(), **metrics}
-        resumed = self._records is None
-        if self._records is None:
-            self._records = [r for r in read_metrics(self._store) if r["step"] < metrics["step"]]
-        self._records.append(record)
-        if self._store.is_local and resumed:
-            self._write()
-        elif self._store.is_local:
-            self._store.append(METRICS, _line(record))
-
-    def flush(self) -> None:
-        """Ensure that the store holds every record."""
-        if not self._store.is_local:
-            self._write()
-
-    def _write(self) -> None:
-        self._store.write(METRICS, b"".join(map(_line, self._records or [])))
-
-
-def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """The records of a training's metrics.jsonl; [] if the file does not exist yet."""
-    return store.read_json_lines(METRICS)
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record) + "\n").encode()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 OnChange = Literal["refuse", "recompute", "keep"]
 INLINE = "inline"
-"""Address for running in this process, without Ray (row jobs only)."""
+"""Address for running in this process, without Ray: row jobs, and trainings with one worker."""
 
 ON_CHANGE: tuple[OnChange, ...] = ("refuse", "recompute", "keep")
 
@@ -27,7 +27,8 @@ class RunOptions:
 
     address: str | None = None
     """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
-    cluster in RAY_ADDRESS; without one "inline" for a small job without a model, else "local"."""
+    cluster in RAY_ADDRESS; without one "inline" for a small job without a model and a training with one worker, else
+    "local"."""
 
     only: tuple[str, ...] = ()
     """Models of a study to make in this run; () = all."""

@@ -42,7 +42,9 @@ def run_folder(job: FolderJob, config: Config, options: RunOptions) -> Plan | Su
     if options.dry_run:
         return Plan({job.job: FolderPlan(job.job, output.path, output.state(), to_do, job.facts())})
     if to_do:
-        return Summary({job.job: FolderSummary(job.job, output.path, output.write(job.write))})
+        with output.alone():
+            if output.is_to_do(job.redo):
+                return Summary({job.job: FolderSummary(job.job, output.path, output.write(job.write))})
     found = output.record()
     state = "kept" if output.changed() else "nothing to do"
     return Summary({job.job: FolderSummary(job.job, output.path, found.summary, state)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -12,6 +11,7 @@ from raysys.engine.config import TrainClusterConfig
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import refuse_limit, refuse_lost_path
 from raysys.latents.parts import read_manifest
+from raysys.tables import Store
 from raysys.tables.folder_output import FolderOutput
 from raysys.tables.results import FolderPlan, FolderSummary, Plan, State, Summary
 from raysys.training.diffusion_config import DiffusionConfig
@@ -47,7 +47,7 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Train, then write `<output>/pipeline`. A finished training is not repeated."""
-    from raysys.training.output import is_to_do
+    from raysys.training.output import begin, is_to_do
 
     refuse_limit(NAME, options)
     output = _output(config, options)
@@ -55,7 +55,9 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     if options.dry_run:
         return Plan({NAME: FolderPlan(NAME, output.path, output.state(), to_do, _facts(config))})
     if to_do:
-        _train(config, output, options)
+        with output.alone():
+            if begin(output, config.training.max_steps):
+                _train(config, output, options)
         state: State = "done"
     else:
         state = "kept" if output.changed() else "nothing to do"
@@ -79,33 +81,31 @@ def _facts(config: JobConfig) -> dict[str, str]:
 
 
 def _train(config: JobConfig, output: FolderOutput, options: RunOptions) -> None:
-    from raysys.engine.cluster import cluster
-    from raysys.engine.train import TrainJob, run_training
+    from raysys.engine.train_job import TrainJob, run_training
 
     name = f"train {output.path.rsplit('/', 1)[-1]}"
     settings = (config.inputs, output.fields)
     job = TrainJob(name, output.path, train_loop, settings, config.training.max_steps, config.cluster)
-    with cluster(options.address):
-        checkpoint = run_training(job)
-    output.finish(_export(config, output, checkpoint))
+    output.finish(_export(config, output, job.checkpoints, run_training(job, options.address)))
 
 
 def train_loop(worker: Any, settings: tuple[DiffusionInputs, dict[str, Any]]) -> None:
-    """The function that each Ray Train worker runs."""
+    """The function that each worker runs."""
     from raysys.training.loop import fit
 
     fit(settings[0].recipe(settings[1], device=str(worker.device)), settings[0].run, worker)
 
 
-def _export(config: JobConfig, output: FolderOutput, checkpoint: Any) -> dict[str, Any]:
+def _export(config: JobConfig, output: FolderOutput, checkpoints: Store, newest: str) -> dict[str, Any]:
     """Save `<output>/pipeline`; returns the summary."""
-    from raysys.engine.train_worker import read_metrics
+    from raysys.engine.train_job import read_metrics
     from raysys.training.checkpoint import read_state
+    from raysys.training.checkpoint_folder import local_copy
     from raysys.training.output import export_to
 
-    with checkpoint.as_directory() as folder:
+    with local_copy(checkpoints, newest) as folder:
         recipe = config.inputs.recipe(output.fields, to_export=True)
-        export_to(output.store, "pipeline", recipe, Path(folder))
+        export_to(output.store, "pipeline", recipe, folder)
         steps = read_state(folder).step
     records = read_metrics(output.store)
     return {"steps": steps, "loss": records[-1]["loss"] if records else None}

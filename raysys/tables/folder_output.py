@@ -5,6 +5,7 @@
     _<name>.staging/            next to the folder, while `write` runs
     _<name>.old/                the previous folder, between the two renames that publish the new one
     <name>.old-<fingerprint>/   a different result that `begin` has moved aside
+    _<name>.lease-00000001.json   who is writing now; on an object store _lease-… inside the folder (tables/lease.py)
 
 An output is finished if its record holds a summary, which is written last.
 """
@@ -23,10 +24,12 @@ from typing import Any
 from raysys import __version__
 from raysys.config import Config
 from raysys.errors import InputError
+from raysys.tables.lease import Lease
 from raysys.tables.plan import OnChange, differences, fingerprint
 from raysys.tables.store import Store
 
 RECORD = "_output.json"
+LEASE = "_lease"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class FolderOutput:
     """One output folder of one job. Every query reads the disk; only `write`, `begin` and `finish` write.
 
     Steps that start over after a crash use `write`. Steps that resume (a training has checkpoints in its folder) use
-    `begin` and `finish`.
+    `begin` and `finish`, inside one `alone` block.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class FolderOutput:
         self.store = Store(folder)
         self.fields: dict[str, Any] = json.loads(json.dumps(fields))
         self._config = {} if config is None else config.model_dump(mode="json")
+        self._is_alone = False
 
     @property
     def path(self) -> str:
@@ -105,7 +109,8 @@ class FolderOutput:
         """
         is_file = self.store.is_local and Path(self.path).is_file()
         found = None if is_file else read_record(self.path) or self._interrupted()
-        if found is None and (self.store.names() or self.store.folders()):
+        files = (name for name in self.store.names() if not name.startswith(LEASE))
+        if found is None and (next(files, None) is not None or self.store.folders()):
             raise InputError(
                 f"output {self.path} is not empty and is not an output of {self.job}", "give a new or empty folder"
             )
@@ -127,8 +132,9 @@ class FolderOutput:
         Raises InputError, listing the differences, if fields differ and on_change is "refuse". With "keep", a finished
         result is used as it is; an unfinished one raises InputError.
         """
-        if not self.dry_run:
-            self._settle()
+        if not self.dry_run and self._interrupted() is not None:
+            with self.alone():
+                self._settle()
         found = self.record()
         if found is None:
             return True
@@ -158,6 +164,24 @@ class FolderOutput:
             return "kept, made from other settings" if self.on_change == "keep" else "replaces another result"
         return "finished" if found.is_finished else "unfinished"
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other run writes this output during the block. Raises InputError, naming the other run, if one does.
+
+        Blocks of one object may be nested. Ask `is_to_do` inside the block again: another run may have done the work.
+        """
+        if self._is_alone:
+            yield
+            return
+        folder = Path(self.path)
+        place = (Store(folder.parent), f"_{folder.name}.lease") if self.store.is_local else (self.store, LEASE)
+        with Lease(*place, self.path, self.job):
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
+
     def write(self, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
         """Call `build` with an empty local folder, publish its files and the record, and return its summary.
 
@@ -166,11 +190,11 @@ class FolderOutput:
         then the finished record; a crash leaves an unfinished output. An exception in `build` changes nothing.
         """
         if not self.store.is_local:
-            with tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
+            with self.alone(), tempfile.TemporaryDirectory(prefix="raysys-") as scratch:
                 summary = dict(build(Path(scratch)))
                 self._upload(Path(scratch), summary)
             return summary
-        with staged(Path(self.path)) as staging:
+        with self.alone(), staged(Path(self.path)) as staging:
             summary = dict(build(staging))
             Store(staging).write_json(RECORD, asdict(self._record(summary)))
         return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -95,20 +96,8 @@ class Store:
             fs.pipe_file(f"{root}/{name}", data)
             return
         target = Path(self.path(name))
-        tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(tmp, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+        with _complete(target, data) as tmp:
             os.replace(tmp, target)
-        except OSError as exc:
-            tmp.unlink(missing_ok=True)
-            raise InputError(
-                f"cannot write {target} ({len(data):,} bytes): {exc.strerror or exc}",
-                "free disk space or give another output folder, then run the same command again: it resumes",
-            ) from exc
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a complete buffer to `name` only if there is no such file; return whether this call created it.
@@ -127,22 +116,35 @@ class Store:
                 raise
             return True
         target = Path(self.path(name))
-        tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")
-        self.write(os.path.relpath(tmp, self.url), data)
-        try:
-            os.link(tmp, target)
-        except FileExistsError:
-            return False
-        except OSError:
-            return _create_without_links(target, data)
-        finally:
-            tmp.unlink(missing_ok=True)
+        with _complete(target, data) as tmp:
+            try:
+                os.link(tmp, target)
+            except FileExistsError:
+                return False
+            except OSError:
+                return _create_without_links(target, data)
         return True
 
     def append(self, name: str, data: bytes) -> None:
-        """Append to a local file in one write: for logs, never for tables."""
-        with open(self.path(name), "ab") as f:
-            f.write(data)
+        """Append to a local file in one write: for logs, never for tables. Raises InputError if the disk is full."""
+        try:
+            with open(self.path(name), "ab") as f:
+                f.write(data)
+        except OSError as exc:
+            raise InputError(
+                f"cannot append to {self.path(name)}: {exc.strerror or exc}",
+                "free disk space, then run the same command again: it resumes",
+            ) from exc
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy a local file, which may be larger than memory, to an object store; it appears when it is complete."""
+        fs, root = self._fs
+        fs.put_file(str(file), f"{root}/{name}")
+
+    def download(self, name: str, file: Path) -> None:
+        """Copy a file, which may be larger than memory, to a local path."""
+        fs, root = self._fs
+        fs.get_file(f"{root}/{name}", str(file))
 
     def remove(self, name: str) -> None:
         """Delete one file. A missing file is not an error: another worker may have deleted it."""
@@ -151,6 +153,12 @@ class Store:
             fs.rm_file(f"{root}/{name}")
         except FileNotFoundError:
             return
+
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder with all of its files, if it exists."""
+        fs, root = self._fs
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(f"{root}/{name}", recursive=True)
 
     def read_json(self, name: str) -> Any:
         """The JSON value in a file; None if the file does not exist. Raises InputError if it is damaged."""
@@ -182,6 +190,30 @@ class Store:
 
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=False).encode())
+
+
+@contextlib.contextmanager
+def _complete(target: Path, data: bytes) -> Iterator[Path]:
+    """A complete temporary file next to `target`, deleted at the end of the block unless it was renamed.
+
+    Raises InputError for an error of the disk, also inside the block.
+    """
+    tmp = target.with_name(f"_tmp-{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(tmp, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        yield tmp
+    except OSError as exc:
+        raise InputError(
+            f"cannot write {target} ({len(data):,} bytes): {exc.strerror or exc}",
+            "free disk space or give another output folder, then run the same command again: it resumes",
+        ) from exc
+    finally:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
 
 
 def _create_without_links(target: Path, data: bytes) -> bool:

@@ -7,7 +7,7 @@ import threading
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from raysys.engine import train_worker
-from raysys.engine.train_worker import MetricsFile, RayWorker, read_metrics
+from raysys.engine.train_job import MetricsFile, read_metrics
 from raysys.tables import Store
 from raysys.training.worker import Request
 
@@ -24,15 +24,15 @@ def test_a_preemption_is_answered_with_one_checkpoint(monkeypatch):
     """Failed before: the announcement was not read. The run goes on: Ray restarts it elsewhere from the checkpoint."""
     context = Context()
     monkeypatch.setattr(train_worker, "get_train_context", lambda: context)
-    worker = object.__new__(RayWorker)
-    worker._stop, worker._preemption = threading.Event(), None
-    assert worker.requested() is Request.NOTHING
+    stop = threading.Event()
+    requested = train_worker.Requests(stop)
+    assert requested() is Request.NOTHING
     context.preemption_info = PreemptionInfo(1_000, {"node-a": [0]})
-    assert [worker.requested() for _ in range(3)] == [Request.CHECKPOINT, Request.NOTHING, Request.NOTHING]
+    assert [requested() for _ in range(3)] == [Request.CHECKPOINT, Request.NOTHING, Request.NOTHING]
     context.preemption_info = PreemptionInfo(1_000, {"node-a": [0], "node-b": [1]})
-    assert worker.requested() is Request.CHECKPOINT, "another node, another announcement"
-    worker._stop.set()
-    assert worker.requested() is Request.STOP
+    assert requested() is Request.CHECKPOINT, "another node, another announcement"
+    stop.set()
+    assert requested() is Request.STOP
 
 
 def test_rays_context_still_has_what_is_read_of_it():
@@ -46,25 +46,26 @@ def test_rays_context_still_has_what_is_read_of_it():
 
 def test_steps_done_again_replace_their_records(tmp_path):
     store = Store(tmp_path)
-    first = MetricsFile(store)
+    first = MetricsFile(store, 0)
     for step in (1, 2, 3):
         first.add({"step": step, "loss": 1.0})
-    resumed = MetricsFile(store)
+    resumed = MetricsFile(store, 1)
+    assert [r["step"] for r in read_metrics(store)] == [1], "before the first report, too"
     for step in (3, 4):
         resumed.add({"step": step, "loss": 0.5})
     found = read_metrics(store)
-    assert [(r["step"], r["loss"]) for r in found] == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.5)]
+    assert [(r["step"], r["loss"]) for r in found] == [(1, 1.0), (3, 0.5), (4, 0.5)], "2 is of the run before"
     assert all(r["time"] > 0 for r in found)
 
 
 def test_a_record_that_was_cut_off_is_written_again(tmp_path):
     """Failed before: after a full disk the training could not be resumed, nor its report be made."""
     store = Store(tmp_path)
-    MetricsFile(store).add({"step": 1, "loss": 1.0})
+    MetricsFile(store, 0).add({"step": 1, "loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "lo')
     assert [r["step"] for r in read_metrics(store)] == [1]
-    resumed = MetricsFile(store)
+    resumed = MetricsFile(store, 1)
     for step in (2, 3):
         resumed.add({"step": step, "loss": 0.5})
     assert [r["step"] for r in read_metrics(store)] == [1, 2, 3]

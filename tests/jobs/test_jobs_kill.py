@@ -6,8 +6,10 @@ What must come out is computed in this process, without Ray, by the functions th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -34,8 +36,8 @@ from raysys.tables.verify import verify
 from raysys.training.checkpoint import load_weights, read_state
 from raysys.training.diffusion import DENOISER, build_denoiser
 from raysys.training.diffusion_config import DiffusionConfig
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import Finished, fit
-from raysys.training.worker import LocalWorker
 from tests.support import tiny
 from tests.support.processes import finish, kill_driver, wait_for, workers_of
 
@@ -221,18 +223,18 @@ def records(folder: Path, name: str = "model") -> list[dict]:
 
 
 def n_checkpoints(folder: Path) -> int:
-    """Whether the training has taken note of a checkpoint."""
-    return int((folder / "model/checkpoints/checkpoint_manager_snapshot.json").exists())
+    """How many checkpoints are published."""
+    return len(list((folder / "model/checkpoints").glob("step-*")))
 
 
 def checkpoint_steps(folder: Path, name: str = "model") -> list[int]:
     """The steps of the checkpoints on storage, oldest first."""
-    return [read_state(c).step for c in sorted((folder / name / "checkpoints").glob("checkpoint_2*"))]
+    return [read_state(c).step for c in sorted((folder / name / "checkpoints").glob("step-*"))]
 
 
 def same_weights(folder: Path, expected: Finished) -> None:
     """The last checkpoint holds exactly these weights, and the pipeline their average."""
-    last = sorted((folder / "model/checkpoints").glob("checkpoint_2*"))[-1]
+    last = sorted((folder / "model/checkpoints").glob("step-*"))[-1]
     built = build_denoiser(DiffusionConfig.model_validate(tiny.DIFFUSION), 0)
     load_weights(last, {DENOISER: built}, use_ema=False)
     trained = expected.modules[DENOISER].state_dict()
@@ -242,25 +244,32 @@ def same_weights(folder: Path, expected: Finished) -> None:
     assert all(torch.equal(p, average[f"{DENOISER}.{name}"]) for name, p in saved.named_parameters())
 
 
-def test_training_terminated_resumes_bit_for_bit(tmp_path, one_thread):
-    """SIGTERM leaves a checkpoint of the last step; the same command ends with the weights of an undisturbed run."""
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("local", "inline"), *(pytest.param("inline", then, marks=pytest.mark.slow) for then in ("inline", "local"))],
+)
+def test_training_terminated_resumes_bit_for_bit(tmp_path, one_thread, first, then):
+    """SIGTERM leaves a checkpoint of the last step; the same command ends with the weights of an undisturbed run.
+
+    With Ray and without it, and each resumes what the other began.
+    """
     tiny.write_configs(tmp_path)
     tiny.write_training_set(tmp_path)
-    long = ("training.max_steps=120", "training.checkpoint_every_steps=1000")
-    process = tiny.begin("train-diffusion", tmp_path, *long)
+    long = ("training.max_steps=300", "training.checkpoint_every_steps=1000")
+    process = tiny.begin("train-diffusion", tmp_path, *long, "--address", first)
     wait_for(lambda: len(records(tmp_path)) >= 3, process)
     process.send_signal(signal.SIGTERM)
     code, err = finish(process)
     assert code == 143, err
     [stopped] = checkpoint_steps(tmp_path)
-    assert records(tmp_path)[-1]["step"] == stopped < 120
+    assert records(tmp_path)[-1]["step"] == stopped < 300
     assert not (tmp_path / "model/pipeline").exists()
     before = records(tmp_path)
-    tiny.done("train-diffusion", tmp_path, *long)
+    tiny.done("train-diffusion", tmp_path, *long, "--address", then)
     after = records(tmp_path)
     assert after[:stopped] == before, "no step was done again"
-    assert [r["step"] for r in after] == list(range(1, 121))
-    same_weights(tmp_path, undisturbed(tmp_path, max_steps=120))
+    assert [r["step"] for r in after] == list(range(1, 301))
+    same_weights(tmp_path, undisturbed(tmp_path, max_steps=300))
 
 
 @pytest.mark.slow
@@ -301,7 +310,7 @@ def test_sigterm_leaves_a_checkpoint_of_two_workers(tmp_path, one_thread):
     [stopped] = checkpoint_steps(tmp_path)
     assert 12 <= stopped < 2000
     assert records(tmp_path)[-1]["step"] == stopped
-    [checkpoint] = (tmp_path / "model/checkpoints").glob("checkpoint_2*")
+    [checkpoint] = (tmp_path / "model/checkpoints").glob("step-*")
     assert len(list(checkpoint.glob("*.safetensors"))) == 2, "every worker's part, in one folder"
     before, more = records(tmp_path), stopped + 3
     tiny.done("train-diffusion", tmp_path, f"training.max_steps={more}", never)
@@ -369,6 +378,47 @@ def test_two_workers_learn_what_one_learns(tmp_path):
         assert [r["step"] for r in two] == [r["step"] for r in one] == list(range(1, 13))
         assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-5)
         assert [r["grad_norm"] for r in two] == pytest.approx([r["grad_norm"] for r in one], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_damaged_checkpoint_of_two_workers_is_skipped(tmp_path, kind):
+    """Failed before: a changed bit was loaded, a damaged snapshot of Ray Train ended every later run in a traceback."""
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    two = ("cluster.num_workers=2", f"training.parallel={kind}")
+    tiny.done("train-diffusion", tmp_path, *two, "output=straight", "training.max_steps=16")
+    tiny.done("train-diffusion", tmp_path, *two)
+    damaged = tmp_path / "model/checkpoints/step-00000012/shard-00002-model-00001-of-00001.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    for folder in ("checkpoints", "_ray"):
+        (tmp_path / "model" / folder).mkdir(exist_ok=True)
+        (tmp_path / "model" / folder / "checkpoint_manager_snapshot.json").write_text('{"ray_version"')
+    again = tiny.done("train-diffusion", tmp_path, *two, "training.max_steps=16")
+    assert f"checkpoint skipped: {damaged} is damaged" in again.stderr
+    assert "step-00000008, after step 8" in again.stderr
+    resumed, straight = (records(tmp_path, name) for name in ("model", "straight"))
+    assert [(r["step"], r["loss"]) for r in resumed] == [(r["step"], r["loss"]) for r in straight]
+    assert checkpoint_steps(tmp_path) == [12, 16]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_training_on_ray_with_one_message(tmp_path, one_thread):
+    tiny.write_configs(tmp_path)
+    tiny.write_training_set(tmp_path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        tiny.refused(tiny.run("train-diffusion", tmp_path, f"output={disk}/model"), "checkpoint", "No space left")
+        subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
+        tiny.done("train-diffusion", tmp_path, f"output={disk}/model")
+        assert [r["step"] for r in records(tmp_path, "disk/model")] == list(range(1, 13))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 # --- a whole study ---

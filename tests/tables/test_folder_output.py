@@ -194,7 +194,7 @@ def test_object_stores_are_not_moved(tmp_path):
 
 def test_a_full_disk_or_a_file_in_the_way_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write into"):
+    with pytest.raises(InputError, match=r"cannot write .*file/_out"):
         output(tmp_path / "file" / "out").write(build)
 
 
@@ -207,3 +207,32 @@ def test_status_of_folders(tmp_path):
     (tmp_path / "out" / RECORD).write_text("{}")
     with pytest.raises(InputError, match="damaged"):
         folder_status(tmp_path / "out")
+
+
+def test_two_runs_do_not_write_one_output(place):
+    """Failed before: both wrote into one staging folder, and both ended well."""
+    seen = []
+
+    def build_beside_another(folder: Path) -> dict[str, int]:
+        other = output(place, 1, on_change="recompute")
+        with pytest.raises(InputError, match=r"another run is writing .*out: toy on "):
+            other.write(lambda folder: build(folder, "other"))
+        seen.append(True)
+        return build(folder)
+
+    assert output(place).write(build_beside_another) == {"rows": 3}
+    assert (seen, read(output(place))) == ([True], "text")
+    assert output(place, 1, on_change="recompute").write(lambda folder: build(folder, "other")) == {"rows": 3}
+    assert read(output(place, 1)) == "other"
+
+
+def test_a_step_that_resumes_in_its_folder_is_alone(place):
+    one, two = output(place), output(place)
+    with one.alone():
+        assert one.is_to_do(), "the lease is no content of the folder"
+        one.begin()
+        with one.alone(), pytest.raises(InputError, match="another run"), two.alone():
+            pass
+        one.finish({"steps": 1})
+    with two.alone():
+        assert not two.is_to_do()

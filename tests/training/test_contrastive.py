@@ -16,11 +16,11 @@ from transformers import CLIPModel
 
 from raysys.errors import InputError
 from raysys.training.checkpoint import load_weights
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import fit
 from raysys.training.parallel import unwrapped, whole
 from raysys.training.recipe import Share
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker
 from raysys.zoo import clip as zoo_clip
 from tests.support.contrastive_recipe import TOWERS, ContrastiveRecipe
 from tests.support.workers import run_workers

@@ -28,9 +28,9 @@ from raysys.training.diffusion import (
 )
 from raysys.training.diffusion_config import DiffusionConfig
 from raysys.training.draws import draw_batch
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import fit
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker
 from tests.support.sets import set_row
 
 T, D = 3, 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from raysys.errors import InputError
-from raysys.training.checkpoint import load_weights, read_state
+from raysys.training.checkpoint import TrainState, load_weights, read_state
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import Finished, fit
 from raysys.training.recipe import Share
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker, Request
+from raysys.training.worker import Request
 from tests.support.toy_recipe import ToyRecipe
 
 
@@ -63,6 +65,11 @@ def files(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+def without_files(checkpoint: Path) -> TrainState:
+    """The saved state without the files' hashes: tensors may stand in another order."""
+    return replace(read_state(checkpoint), files={})
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"gradient_accumulation_steps": 3}, {"mixed_precision": "bf16"}, {"optimizer": {"schedule": "cosine"}}],
@@ -76,7 +83,7 @@ def test_resume_is_exact(tmp_path, changes):
     assert same(weights(straight), weights(resumed))
     assert same(straight.ema.shadow, resumed.ema.shadow)
     assert same(files(one.checkpoints[-1]), files(two.checkpoints[-1]))
-    assert read_state(one.checkpoints[-1]) == read_state(two.checkpoints[-1])
+    assert without_files(one.checkpoints[-1]) == without_files(two.checkpoints[-1])
 
 
 def test_the_callers_generator_is_left_alone(tmp_path):
@@ -178,7 +185,7 @@ def test_what_may_resume(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path):
     [checkpoint] = run(tmp_path / "a", config(max_steps=1))[2].checkpoints
     next(checkpoint.glob("*.safetensors")).unlink()
-    with pytest.raises(InputError, match="0 of the 1 workers' files"):
+    with pytest.raises(InputError, match=r"shard-00001-model-00001-of-00001\.safetensors is missing"):
         run(tmp_path / "b", load_from=checkpoint)
     (checkpoint / "state.json").unlink()
     with pytest.raises(InputError, match=r"no state\.json"):

@@ -7,16 +7,19 @@ differed by 2e-7 of their value and the weights by 1e-7 (learning rate 1e-2); te
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from raysys.training.checkpoint import load_weights
+from raysys.errors import InputError
+from raysys.training.checkpoint import load_weights, verify
+from raysys.training.local_worker import LocalWorker
 from raysys.training.loop import Finished, fit
 from raysys.training.parallel import unwrapped, whole
 from raysys.training.run_config import RunConfig
-from raysys.training.worker import LocalWorker, Request
+from raysys.training.worker import Request
 from tests.support.toy_recipe import ToyRecipe
 from tests.support.workers import run_workers
 
@@ -169,3 +172,17 @@ def test_shards_become_whole_weights_at_export(runs):
     exported = {f"net.{name}": x for name, x in modules["net"].state_dict().items()}
     assert exported.keys() == runs["fsdp2"][0]["average"].keys()
     assert all(torch.equal(x, runs["fsdp2"][0]["average"][name]) for name, x in exported.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_workers_file_is_verified(runs, kind, tmp_path):
+    """Failed before: a changed bit was loaded. The hashes of both workers' files are in state.json."""
+    checkpoint = shutil.copytree(runs[kind][0]["checkpoints"][-1], tmp_path / "checkpoint")
+    assert [name[:11] for name in sorted(verify(checkpoint).files)] == ["shard-00001", "shard-00002"]
+    for file in sorted(checkpoint.glob("shard-*")):
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(InputError, match=f"{file.name} is damaged"):
+            verify(checkpoint)
+        file.write_bytes(data)
+    verify(checkpoint)
