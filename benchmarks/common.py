@@ -25,6 +25,7 @@ PACKAGES = (
     "numpy",
     "pillow",
     "pyarrow",
+    "webdataset",
 )
 """Packages whose version can move a number."""
 

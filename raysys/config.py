@@ -85,7 +85,7 @@ def load(cls: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -
     Raises InputError that lists every unknown key and wrong value with file, key, value and what is allowed.
     """
     data = {} if path is None else read_yaml(path)
-    origin = str(path) if path is not None else "defaults"
+    origin = str(path) if path is not None else "command line"
     overridden = set()
     for override in overrides:
         overridden.add(_apply(data, override))
@@ -142,7 +142,7 @@ def _apply(data: dict[str, Any], override: str) -> str:
             node = node[_list_index(node, part, override)]
         else:
             if node.get(part) is None:
-                node[part] = {}
+                node[part] = [] if parts[depth + 1] == "0" else {}
             node = node[part]
         if not isinstance(node, (dict, list)):
             raise InputError(
@@ -157,8 +157,11 @@ def _apply(data: dict[str, Any], override: str) -> str:
 
 
 def _list_index(node: list, part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    """The index `part` of a list, which grows by one item if the index is its length."""
+    if not part.isdigit() or int(part) > len(node):
         raise InputError(f"override {override!r}: {part!r} is not an index of a list of {len(node)}", "use 0, 1, …")
+    if int(part) == len(node):
+        node.append({})
     return int(part)
 
 
@@ -172,18 +175,31 @@ def _explain(cls: type[BaseModel], error: dict[str, Any], origin: str, overridde
         close = difflib.get_close_matches(loc[-1], allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{place}: {key}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}"
-    unsaid = error["type"] == "missing" or isinstance(error["input"], dict)  # do not print whole sections
+    if error["type"] == "missing":
+        return f"{place}: {key} is required{_meaning(cls, error['loc'])}"
+    unsaid = isinstance(error["input"], dict)  # do not print whole sections
     value = "" if unsaid else f" = {error['input']!r}"
     return f"{place}: {key}{value}: {error['msg']}"
 
 
+def _meaning(cls: type[BaseModel], loc: Sequence[str | int]) -> str:
+    """ ": " and the description of the field at `loc`, if it has one."""
+    owner = _model_at(cls, loc[:-1])
+    field = getattr(owner, "model_fields", {}).get(loc[-1])
+    return f": {field.description}" if field is not None and field.description else ""
+
+
 def _field_names(cls: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """The fields of the (nested) model at `loc`."""
+    return list(getattr(_model_at(cls, loc), "model_fields", {}))
+
+
+def _model_at(cls: type[BaseModel], loc: Sequence[str | int]) -> Any:
     current: Any = cls
     for part in loc:
         fields = getattr(current, "model_fields", {})
         current = _model_in(fields[part].annotation) if part in fields else _model_in(current)
-    return list(getattr(current, "model_fields", {}))
+    return current
 
 
 def _model_in(annotation: Any) -> Any:

@@ -20,6 +20,10 @@ DETAIL_MAX_CHARS = 500
 """Longer details are truncated, because decoders may print pages of text."""
 
 
+UNKNOWN_REASON = "unknown"
+"""Counted for a row without a reason."""
+
+
 def kept() -> dict[str, str | None]:
     """The fate columns of a kept row."""
     return {"outcome": KEPT, "stage": None, "reason": None, "detail": None}
@@ -49,7 +53,7 @@ def _clip(detail: object) -> str | None:
 
 def reason_group(reason: str | None) -> str:
     """The part of a reason before the colon: `duplicate_of:<id>` is counted as `duplicate_of`."""
-    return (reason or "unknown").split(":", 1)[0]
+    return (reason or UNKNOWN_REASON).split(":", 1)[0]
 
 
 @dataclass

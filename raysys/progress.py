@@ -1,8 +1,9 @@
 """Progress of a stage: one live line on a terminal, a line every few seconds in a log, JSON records for plots.
 
-    ingest  1,024/4,096 rows  25 %  312 rows/s  ETA 0:09  rejected 3 error 0
+    ingest  1,024/4,096 rows in  25 %  312 rows/s  ETA 0:09  kept 1,021 rejected 3 error 0
 
 Several stages may report at once (the demo trains two models together); they share the terminal's live line.
+`Waiting` says what is happening before there is anything to count: Ray starts, workers load a model.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ LIVE_INTERVAL_S = 0.2
 """Seconds between two redraws of the live line."""
 
 RATE_WINDOW_S = 30.0
-"""The rate is measured over this window, so that a slow start (model loading) does not distort the ETA."""
+"""The rate is measured over this window, so that the ETA follows changes of speed."""
 
 ETA_MIN_ELAPSED_S = 1.0
 """Rate and ETA are not shown earlier, because a single fast first batch is not representative."""
+
+WAIT_LINES_S = (3.0, 10.0)
+"""Times of the first two lines in a log while something starts; each later line doubles the time of the one before."""
 
 
 class Progress:
@@ -42,7 +46,8 @@ class Progress:
         unit: plural name of an item: "rows", "steps", "images".
         interval_s: seconds between log lines (if not on a terminal) and between JSON records.
         metrics: append one JSON object per interval, and one at the end, to this file.
-        start: items done by an earlier run; they are included in `done` but not in the rate.
+        start: items done by an earlier run; they are included in `done` but not in the rate or the counts.
+        starting: what happens until the first update, e.g. "loading the model"; shown with the seconds that it takes.
         stream: output of the lines (default: standard error, so that standard output can be piped).
         clock_s: monotonic clock in seconds, for tests.
     """
@@ -56,6 +61,7 @@ class Progress:
         *,
         metrics: str | Path | None = None,
         start: int = 0,
+        starting: str | None = None,
         stream: TextIO | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,19 +76,32 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._live = _is_terminal(self._stream)
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._has_begun = False
+        self._waiting = None if starting is None else Waiting(f"{stage}  {starting}", stream=self._stream).start()
 
     def update(
-        self, done: int, counts: Counts | None = None, sums: Mapping[str, float] | None = None, **extra: Any
+        self,
+        done: int,
+        counts: Counts | None = None,
+        sums: Mapping[str, float] | None = None,
+        worked_s: float | None = None,
+        **extra: Any,
     ) -> None:
         """Report the total number of items done so far. `extra` values, e.g. loss=0.12, are shown and recorded.
 
         sums: other totals so far, e.g. {"completion_tokens": 512}; shown and recorded per second.
+        worked_s: seconds since the work on these items began, without starting workers and loading models; the rate
+        is measured from there. Only that of the first update counts; None = measure from the first update.
         """
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"progress of {self.stage} is closed")
             now_s = self._clock_s()
+            if not self._has_begun:
+                self._has_begun = True
+                self._stop_waiting()
+                since = (now_s, done, dict(sums or {})) if worked_s is None else (now_s - worked_s, self._start, {})
+                self._window = deque([since])
             self.done, self._extra = done, extra
             self._counts = counts if counts is not None else self._counts
             self._sums = dict(sums or {})
@@ -102,6 +121,7 @@ class Progress:
             if self._closed:
                 return
             self._closed = True
+            self._stop_waiting()
             now_s = self._clock_s()
             self._record(now_s, status)
             line = self.line(status)
@@ -122,14 +142,21 @@ class Progress:
         with self._lock:
             now_s = self._clock_s()
             since_s, since_done, _ = self._window[0]
-            if now_s - self._began_s < ETA_MIN_ELAPSED_S or self.done <= self._start:
+            if now_s - since_s < ETA_MIN_ELAPSED_S or self.done <= self._start or not self._has_begun:
                 return None
             return (self.done - since_done) / max(now_s - since_s, 1e-9)
+
+    @property
+    def _overall_rate(self) -> float:
+        """Items per second of the whole run, including its start."""
+        return (self.done - self._start) / max(self._clock_s() - self._began_s, 1e-9)
 
     def _shown(self, whole: bool) -> dict[str, Any]:
         """Sums per second, over the whole run or the last half minute, then the extra values."""
         since_s, since = (self._began_s, {}) if whole else (self._window[0][0], self._window[0][2])
-        elapsed_s = max(self._clock_s() - since_s, 1e-9)
+        elapsed_s = self._clock_s() - since_s
+        if elapsed_s <= 0:
+            return dict(self._extra)
         rates = {f"{name}/s": (total - since.get(name, 0)) / elapsed_s for name, total in self._sums.items()}
         return rates | self._extra
 
@@ -145,12 +172,14 @@ class Progress:
         """The text of one progress line; with a `status`, of the final one."""
         with self._lock:
             total = f"/{self.total:,}" if self.total is not None else ""
-            parts = [self.stage, f"{self.done:,}{total} {self.unit}"]
+            # What goes in is not always as many rows as come out: one caption per prompt, only some captions encoded.
+            unit = self.unit if self._counts is None else f"{self.unit} in"
+            parts = [self.stage, f"{self.done:,}{total} {unit}"]
             if self.total:
                 # Rounded down: 100 % must mean finished.
                 parts.append(f"{100 * self.done // self.total} %")
             elapsed_s = self._clock_s() - self._began_s
-            rate = self.rate if status is None else (self.done - self._start) / max(elapsed_s, 1e-9)
+            rate = self.rate if status is None else self._overall_rate
             if rate and elapsed_s >= ETA_MIN_ELAPSED_S:
                 parts.append(format_rate(rate, self.unit))
             if status is not None:
@@ -158,9 +187,16 @@ class Progress:
             elif self.total is not None:
                 parts.append(f"ETA {format_clock(self.eta_s)}")
             if self._counts is not None:
-                parts.append(f"rejected {self._counts.n_rejected:,} error {self._counts.n_error:,}")
+                kept, rejected, error = self._counts.kept, self._counts.n_rejected, self._counts.n_error
+                scope = "this run: " if self._start else ""
+                parts.append(f"{scope}kept {kept:,} rejected {rejected:,} error {error:,}")
             parts += [f"{name} {_short(value)}" for name, value in self._shown(whole=status is not None).items()]
             return "  ".join(parts)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
 
     def _show(self, line: str) -> None:
         if self._live:
@@ -184,11 +220,12 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "elapsed_s": round(now_s - self._began_s, 3),
-            "rate": self.rate,
-            "eta_s": self.eta_s,
+            "rate": self.rate if status is None else self._overall_rate,
+            "eta_s": 0.0 if self.done == self.total else self.eta_s,
         }
         if self._counts is not None:
-            record |= {"rejected": self._counts.n_rejected, "error": self._counts.n_error}
+            counts = self._counts
+            record |= {"kept": counts.kept, "rejected": counts.n_rejected, "error": counts.n_error}
         if status is not None:
             record["status"] = status
         record |= self._shown(whole=status is not None)
@@ -198,21 +235,82 @@ class Progress:
             out.write(json.dumps(record, default=str) + "\n")
 
 
-class _LiveLine:
-    """The one line at the bottom of a terminal that all open `Progress` objects share.
+class Waiting:
+    """Says what is happening, with the time it has taken, while nothing can be counted yet.
 
-    A Progress calls these methods while it holds its lock. They never acquire a Progress's lock, which could deadlock;
-    each Progress passes its text instead.
+    On a terminal the live line, every second; in a log, a line after 3, 10, 20, 40 … seconds. Nothing is shown that is
+    over sooner. Use as a context manager, or call `start()` and `close()`; both are thread-safe.
+    """
+
+    def __init__(
+        self, what: str, *, stream: TextIO | None = None, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._clock_s, self._began_s = what, clock_s, clock_s()
+        self._stream = stream if stream is not None else sys.stderr
+        self._live, self._next_s = _is_terminal(self._stream), WAIT_LINES_S[0]
+        self._lock, self._closed = threading.Lock(), threading.Event()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock_s() - self._began_s
+
+    def tick(self) -> None:
+        """Show what is due now."""
+        with self._lock:
+            elapsed_s = self.elapsed_s
+            if self._closed.is_set() or (elapsed_s < self._next_s and not self._live):
+                return
+            line = f"{self._what}  {format_clock(elapsed_s)}"
+            if self._live:
+                _LIVE_LINE.draw(self, line, self._stream)
+                return
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+            while self._next_s <= elapsed_s:
+                self._next_s = max(WAIT_LINES_S[1], 2 * self._next_s)
+
+    def start(self) -> Waiting:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._closed.wait(1.0):
+            self.tick()
+
+    def close(self) -> None:
+        """Stop, and remove the text from the live line. A second call does nothing."""
+        with self._lock:
+            if not self._closed.is_set():
+                self._closed.set()
+                _LIVE_LINE.remove(self, self._stream)
+
+    def __enter__(self) -> Waiting:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _LiveLine:
+    """The one line at the bottom of a terminal that all open `Progress` and `Waiting` objects share.
+
+    They call these methods while they hold their locks. These never acquire such a lock, which could deadlock; each
+    owner passes its text instead.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._texts: dict[tuple[TextIO, Progress], str] = {}  # latest text of each, in order of appearance
+        self._texts: dict[tuple[TextIO, object], str] = {}  # latest text of each, in order of appearance
 
-    def draw(self, progress: Progress, text: str, stream: TextIO) -> None:
+    def draw(self, owner: Progress | Waiting, text: str, stream: TextIO) -> None:
         with self._lock:
-            self._texts[stream, progress] = text
+            self._texts[stream, owner] = text
             self._redraw(stream)
+
+    def remove(self, owner: Progress | Waiting, stream: TextIO) -> None:
+        with self._lock:
+            if self._texts.pop((stream, owner), None) is not None:
+                self._redraw(stream)
 
     def finish(self, progress: Progress, last_line: str, stream: TextIO) -> None:
         """Print `last_line` permanently and continue below it."""

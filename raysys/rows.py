@@ -68,7 +68,7 @@ SAMPLES = _row_type(
     ("sample_id", pa.string()),  # SHA-256 (hex) of the original image bytes; null if there were none
     ("source_key", pa.string()),  # the key in the shard, as written by its author
     ("shard", pa.string()),  # absolute path or URL of the tar, Parquet file or image file
-    ("member", pa.string()),  # tar member, or image file relative to the folder; null in Parquet
+    ("member", pa.string()),  # tar member, file relative to the folder, or column if not found by name
     ("offset", pa.int64()),  # first byte of the image in `shard`; for Parquet the row index in the file
     ("length", pa.int64()),  # bytes of the image
     ("image", pa.binary()),  # the original bytes, only if materialized

@@ -39,7 +39,9 @@ NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 class CaptionerConfig(Config):
     """One captioner: a model and its prompts. Validation fills missing values from the recipe."""
 
-    name: str = Field(pattern=NAME, description="name of the captioner in caption_id and in reports")
+    name: str = Field(
+        "", pattern=NAME, description="name of the captioner in caption_id and in reports; default: the recipe's"
+    )
     recipe: str = Field("chat", description=f"defaults for a kind of model: {', '.join(RECIPES)}")
     llm: LlmConfig = Field(description="model and engine")
     prompts: dict[str, str] | None = Field(
@@ -66,6 +68,12 @@ class CaptionerConfig(Config):
     def producer(self) -> str:
         """Name of this captioner as a producer of rows, in a table with several producers."""
         return f"caption-{self.name}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_recipe(cls, data: Any) -> Any:
+        recipe = cls.model_fields["recipe"].default
+        return {"name": data.get("recipe", recipe)} | data if isinstance(data, dict) else data
 
     @field_validator("name")
     @classmethod

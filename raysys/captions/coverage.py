@@ -32,7 +32,8 @@ def few_captions_notes(per_image: Mapping[int, int], min_captions: int, table: s
     few = sum(images for n, images in per_image.items() if n < min_captions)
     if not few:
         return ()
+    have = "no caption" if min_captions == 1 else f"fewer than {min_captions} captions"
     return (
-        f"caption: {few:,} of {sum(per_image.values()):,} images have fewer than {min_captions} captions; "
+        f"caption: {few:,} of {sum(per_image.values()):,} images have {have}; "
         f"`raysys status {table}` shows why, another captioner in the same table adds to them",
     )

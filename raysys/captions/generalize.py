@@ -23,6 +23,7 @@ from raysys.llm.build import build_generator
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Request, SamplingConfig
 from raysys.llm.instructions import GENERALIZE, generalize_prompt
+from raysys.models.device import AUTO, DEVICE_HELP, Device
 from raysys.similarity.texts import WORDS, make_text_embedder
 from raysys.tables.stage import Stage
 
@@ -50,7 +51,7 @@ class GeneralizeConfig(Config):
     similarity_model: Place | None = Field(
         WORDS, description="similarity to the original: a CLIP folder, or words = shared words; null = not measured"
     )
-    device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device of the similarity model")
+    device: Device = Field(AUTO, description=f"of the similarity model; {DEVICE_HELP}")
     pipeline: Annotated[Literal["auto", "en_core_web_sm", "rules"], OPERATIONAL] = Field(
         "auto", description="spaCy pipeline of the generality score; auto = en_core_web_sm if it is installed"
     )

@@ -13,6 +13,7 @@ from raysys.jobs.registry import JobInfo
 
 if TYPE_CHECKING:
     from raysys.config import Config
+    from raysys.tables.results import Plan, Summary
 
 PACKAGED = ("demo", "full")
 
@@ -26,7 +27,12 @@ def config_options(command: click.Command) -> click.Command:
     """The argument and options that choose a job's configuration: shared by the jobs and `raysys submit`."""
     for param in (
         click.Argument(["overrides"], nargs=-1, metavar="[KEY=VALUE]..."),
-        click.Option(["--config"], metavar="FILE", help='A YAML file, or "demo" or "full" for a packaged one.'),
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            help='A YAML file, or "demo" or "full" for a packaged one. '
+            "Default: the keys on the command line, and the defaults listed below.",
+        ),
         click.Option(
             ["--limit"], type=click.IntRange(min=1), metavar="N", help="Stop after about N input items (whole chunks)."
         ),
@@ -37,6 +43,11 @@ def config_options(command: click.Command) -> click.Command:
             default="refuse",
             show_default=True,
             help="What to do if the output was written with another configuration.",
+        ),
+        click.Option(
+            ["--allow-local-output"],
+            is_flag=True,
+            help="On a cluster of one node: a job that was submitted may write to this node's disk (/tmp/…).",
         ),
     ):
         command.params.append(param)
@@ -63,8 +74,8 @@ class JobCommand(click.Command):
         self.params += [
             click.Option(
                 ["--address"],
-                help='"local", "inline" (row jobs: in this process, without Ray) or a Ray address. '
-                "Default: the running cluster if there is one, else local.",
+                help='"local" (a private Ray), "inline" (row jobs: in this process, without Ray) or a Ray address. '
+                "Default: the cluster in RAY_ADDRESS; without one inline for a small job without a model, else local.",
             ),
             click.Option(["--print-config"], is_flag=True, help="Print the resolved configuration as YAML and stop."),
             *([only_option()] if job.has_only else []),
@@ -87,38 +98,65 @@ class JobCommand(click.Command):
         limit: int | None,
         dry_run: bool,
         on_change: Any,
+        allow_local_output: bool,
         address: str | None,
         print_config: bool,
         only: tuple[str, ...] = (),
-    ) -> None:
+    ) -> tuple[Config, Plan | Summary] | None:
+        """Run the job and print its result; return the configuration and the result, or None for --print-config."""
         path = config_path(self.job, config)
         resolved = load_config(self.job, path, overrides)
         if print_config:
             from raysys.config import dump
 
             click.echo(dump(resolved), nl=False)
-            return
-        click.echo(f"raysys {self.job.name}: configuration {path}", err=True)
-        if config is None:
-            click.echo("  (the packaged demo, because --config was not given)", err=True)
-        options = RunOptions(limit, dry_run, on_change, address, names_in(only))
-        from raysys.cli.results import show
+            return None
+        click.echo(f"raysys {self.job.name}: {f'configuration {path}' if path else 'default configuration'}", err=True)
+        if config == "demo" and (own := _own_inputs(path, overrides)):
+            note = f"{own} is not the demo's, but all other settings are; omit --config for the defaults"
+            click.echo(f"  note: {note}", err=True)
+        options = RunOptions(limit, dry_run, on_change, address, names_in(only), allow_local_output)
+        from raysys.cli.results import refuse_empty, show
 
-        show(self.job.load().run(resolved, options))
-
-
-def config_path(job: JobInfo, config: str | None) -> Path:
-    """The file that `--config` means: a path or the name of a packaged file; by default the packaged demo."""
-    if config is None or config in PACKAGED:
-        return job.packaged_config(config or "demo")
-    return Path(config)
+        result = self.job.load().run(resolved, options)
+        show(result)
+        refuse_empty(result)
+        return resolved, result
 
 
-def load_config(job: JobInfo, path: Path, overrides: tuple[str, ...]) -> Config:
-    """The job's validated configuration. Raises InputError with all mistakes."""
+_OUTPUTS = {"output", "latents", "text_states", "export"}
+
+
+def _own_inputs(demo: Path, overrides: tuple[str, ...]) -> str:
+    """The overrides that replace inputs of the demo by others."""
+    from raysys.config import read_yaml
+
+    paths = {key for key, value in read_yaml(demo).items() if str(value).startswith("runs/")} - _OUTPUTS
+    return ", ".join(override for override in overrides if override.partition("=")[0] in paths)
+
+
+def config_path(job: JobInfo, config: str | None) -> Path | None:
+    """The file that `--config` means: a path or the name of a packaged file; None without `--config`."""
+    if config is None:
+        return None
+    return job.packaged_config(config) if config in PACKAGED else Path(config)
+
+
+def load_config(job: JobInfo, path: Path | None, overrides: tuple[str, ...]) -> Config:
+    """The job's validated configuration: the file's or, without a file, the defaults, with the overrides.
+
+    Raises InputError with all mistakes.
+    """
     from raysys.config import load
 
     for override in overrides:
         if "=" not in override and override.endswith((".yaml", ".yml")):
             raise InputError(f"{override} is not KEY=VALUE", f"to give a file: raysys {job.name} --config {override}")
+    if path is None and not overrides:
+        fields = job.load().JobConfig.model_fields
+        required = " and ".join(name for name, field in fields.items() if field.is_required()) or "a configuration"
+        raise InputError(
+            f"raysys {job.name} needs {required}",
+            f"for example: {job.example}\n       raysys {job.name} --help lists all keys; --config demo runs the demo",
+        )
     return load(job.load().JobConfig, path, overrides)

@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from raysys import __version__, signals
+from raysys.cli.dedup import DedupCommand
 from raysys.cli.generality import generality
 from raysys.cli.job import JobCommand
 from raysys.cli.replication import replication
@@ -29,12 +30,18 @@ OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",
+    # One line per chunk in the hands of a worker that died; Ray tells the death itself in another message.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "infinite retries remaining, so the task will be retried",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 """Environment of this process and Ray's workers, unless set: libraries do not use the network or print advice."""
 
 STOPPED = "stopped. Committed results stay; run the same command again to resume."
+
+
+_OWN_OPTIONS: dict[str, type[JobCommand]] = {"dedup": DedupCommand}
+"""Jobs whose command has options beside those of all jobs."""
 
 
 class RaysysGroup(click.Group):
@@ -44,7 +51,9 @@ class RaysysGroup(click.Group):
         return [*JOBS, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return JobCommand(JOBS[cmd_name]) if cmd_name in JOBS else super().get_command(ctx, cmd_name)
+        if cmd_name not in JOBS:
+            return super().get_command(ctx, cmd_name)
+        return _OWN_OPTIONS.get(cmd_name, JobCommand)(JOBS[cmd_name])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -63,12 +72,17 @@ class RaysysGroup(click.Group):
 
 @click.group(cls=RaysysGroup, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raysys")
-def cli() -> None:
+@click.option("--take-keys", metavar="URI", hidden=True, help="Where `raysys submit` left the keys of this job.")
+def cli(take_keys: str | None) -> None:
     """Train license-clean text-to-image models that do not copy their training images, and measure it.
 
     Start with `raysys study --config demo`. Each job takes one YAML file and KEY=VALUE overrides;
     `raysys JOB --help` lists every key.
     """
+    if take_keys is not None:
+        from raysys.engine.submitted import take
+
+        take(take_keys)
 
 
 @cli.command()
@@ -82,22 +96,30 @@ def status(path: str) -> int | None:
 
 @cli.command()
 @click.argument("path")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many rows.")
+@click.option(
+    "--rejected",
+    metavar="[REASON]",
+    is_flag=False,
+    flag_value="",
+    help="List rejected rows instead: those with this reason, or all. Give PATH first.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="List at most this many rows. Default: 50, or all as CSV/JSON."
+)
+@click.option("--csv", "csv_path", metavar="FILE", help='Write the rows as CSV; "-" = standard output.')
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for other programs.")
-def failed(path: str, limit: int, as_json: bool) -> int | None:
-    """List the rows of a table that failed, with stage, reason and detail."""
+def failed(path: str, rejected: str | None, limit: int | None, csv_path: str | None, as_json: bool) -> int | None:
+    """List the rows of a table that failed, or that were rejected, with reason and detail."""
     from raysys.cli import tables
 
-    return tables.failed(path, limit, as_json)
+    return tables.failed(path, rejected, limit, csv_path, as_json)
 
 
 @cli.command()
 @click.argument("path")
 @click.option("--limit", type=click.IntRange(min=1), help="Retry at most about this many rows.")
 @click.option("--dry-run", is_flag=True, help="Print what would be retried and do nothing.")
-@click.option(
-    "--address", help='"local", "inline" or a Ray address. Default: the running cluster if there is one, else local.'
-)
+@click.option("--address", help='"local", "inline" or a Ray address. Default: as for the job that wrote the table.')
 def retry(path: str, limit: int | None, dry_run: bool, address: str | None) -> int | None:
     """Run the failed rows of a table again, and only those."""
     from raysys.cli import tables

@@ -10,7 +10,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from raysys.tables.results import FolderPlan, FolderSummary, Plan, Summary, TablePlan, TableSummary
+from raysys.tables.results import (
+    FolderPlan,
+    FolderSummary,
+    Plan,
+    Summary,
+    TablePlan,
+    TableSummary,
+    empty_outputs,
+    fates_in_words,
+    listing_commands,
+    nothing_kept,
+)
 
 _LOG_WIDTH = 10_000
 """Line width without a terminal: table rows are not wrapped, so that logs can be searched."""
@@ -25,6 +36,12 @@ def show(result: Plan | Summary) -> None:
         _show_plan(result, _console(sys.stdout))
     else:
         _show_summary(result, _console(sys.stdout), _console(sys.stderr))
+
+
+def refuse_empty(result: Plan | Summary) -> None:
+    """Raise RunFailed if an output has rows but no kept one, because nothing can be made from it."""
+    if isinstance(result, Summary) and (empty := empty_outputs(result)):
+        raise nothing_kept(empty)
 
 
 def _show_plan(plan: Plan, console: Console) -> None:
@@ -65,6 +82,10 @@ def _show_summary(summary: Summary, console: Console, notes: Console) -> None:
         (console if step.state == "done" else notes).print(_sentence(step))
         if isinstance(step, FolderSummary) and step.state == "done":
             _lines(console, {name: value for name, value in step.values.items() if _is_plain(value)})
+    empty = empty_outputs(summary)
+    tables = [step for step in summary.steps.values() if isinstance(step, TableSummary) and step not in empty]
+    for command in dict.fromkeys(command for step in tables for command in listing_commands(step)):
+        notes.print(f"  list {'rejected' if command.endswith('--rejected') else 'failed'} rows: {command}")
     for note in summary.notes:
         notes.print(note)
     _lines(console, {name: value for name, value in summary.facts.items() if _is_plain(value)})
@@ -79,22 +100,12 @@ def _sentence(step: TableSummary | FolderSummary) -> str:
         if step.state == "done":
             return f"{step.job}: {step.output}"
         return f"{step.job}: {_IDLE[step.state]}, {step.output} is finished"
-    producer = step.producer.rpartition("-")[0]
+    idle = "" if step.state == "done" else f"{_IDLE[step.state]}, "
     done = f"{step.chunks - step.pending_chunks} of {step.chunks} chunks are done"
-    if step.state != "done":
-        return f"{producer}: {_IDLE[step.state]}, {done}: {step.output}"
-    rows = step.rows
-    fates = ", ".join(
-        f"{name} {n:,}" for name, n in (("rejected", _sum(rows["rejected"])), ("error", _sum(rows["error"])))
-    )
-    return f"{producer}: {done}, {rows['in']:,} rows: kept {rows['kept']:,}, {fates}: {step.output}"
+    return f"{step.label}: {idle}{done}, {step.rows['in']:,} rows: {fates_in_words(step.rows)}: {step.output}"
 
 
 _IDLE = {"nothing to do": "nothing to do", "kept": "kept as it is, made from other settings or inputs"}
-
-
-def _sum(counts: Mapping[str, int]) -> int:
-    return sum(counts.values())
 
 
 def _is_plain(value: Any) -> bool:
@@ -106,6 +117,11 @@ def _lines(console: Console, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         shown = f"{value:,}" if type(value) is int else value  # booleans are also integers
         console.print(f"  {name:<{width}}  {shown}")
+
+
+def show_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table on standard output."""
+    _console(sys.stdout).print(table_of(rows))
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:

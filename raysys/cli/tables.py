@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from raysys.cli.results import show
+import pyarrow as pa
+
+from raysys.cli.csv_files import refuse_folder, write_csv
+from raysys.cli.results import show, show_table
 from raysys.config import validate
 from raysys.errors import InputError
 from raysys.jobs import JOBS
 from raysys.jobs.options import RunOptions
-from raysys.outcomes import ERROR
+from raysys.outcomes import ERROR, REJECTED
 from raysys.tables import Store, open_table
 from raysys.tables import verify as tables_verify
+from raysys.tables.fates import FateRows, in_words
 from raysys.tables.folder_output import FolderStatus, folder_status
 from raysys.tables.plan import TABLE
 from raysys.tables.read import error_rows, parts_of
+
+ANY_REASON = ""
+"""The value of `--rejected` without a reason."""
 
 
 def status(path: str) -> int:
@@ -55,23 +63,48 @@ def _print_table(path: str) -> None:
         print(f"  size      {s.n_bytes / 1e6:,.1f} MB, {s.n_retries} retries")
 
 
-def failed(path: str, limit: int, as_json: bool) -> int:
-    """Print the rows that are errors: key, stage, reason, detail. Exit code 0."""
+SHOWN_ROWS = 50
+"""Rows that a listing for people shows unless --limit is given; files and JSON get all rows."""
+
+
+def failed(path: str, rejected: str | None, limit: int | None, csv_path: str | None, as_json: bool) -> int:
+    """List the error rows, or the rejected rows if `rejected` is a reason or ANY_REASON. Exit code 0."""
+    refuse_folder("--csv", csv_path)
     view = open_table(path)
-    columns = [*view.row_type.key, "stage", "reason", "detail"]
-    shown = total = 0
-    for table in view.rows(columns, outcome=ERROR):
-        total += len(table)
-        for row in table.slice(0, limit - shown).to_pylist():
-            shown += 1
-            print(json.dumps(row, ensure_ascii=False) if as_json else _line(row, view.row_type.key))
-    if not as_json:
-        print(f"{total:,} failed rows" + (f", {shown:,} shown (--limit)" if shown < total else ""))
+    outcome = ERROR if rejected is None else REJECTED
+    found = FateRows.of(view, outcome, None if rejected in (None, ANY_REASON) else rejected)
+    columns = [*view.row_type.key, *(["stage"] if outcome == ERROR else []), "reason", "detail"]
+    if csv_path is not None:
+        write_csv(csv_path, columns, _rows(_first(found.tables(columns), limit)))
+    elif as_json:
+        for row in _rows(_first(found.tables(columns), limit)):
+            print(json.dumps(row, ensure_ascii=False))
+    else:
+        _print_rows(found, list(_rows(_first(found.tables(columns), limit or SHOWN_ROWS))))
     return 0
 
 
-def _line(row: dict[str, Any], key: tuple[str, ...]) -> str:
-    return f"{'/'.join(str(row[k]) for k in key)}  {row['stage']}: {row['reason']}  {row['detail'] or ''}".rstrip()
+def _print_rows(found: FateRows, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        show_table(rows)
+    summary = f"{found.total:,} {found.outcome} rows"
+    if rows:
+        summary += f": {in_words(found.reasons if found.reason is None else {found.reason: found.total})}"
+    print(summary + (f"; {len(rows):,} shown (--limit, or --csv for all)" if len(rows) < found.total else ""))
+
+
+def _first(tables: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    """The first `limit` rows (None = all); later parts are not read."""
+    left = limit
+    for table in tables:
+        yield table if left is None else table.slice(0, left)
+        if left is not None and (left := left - len(table)) <= 0:
+            return
+
+
+def _rows(tables: Iterator[pa.Table]) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        yield from table.to_pylist()
 
 
 def retry(path: str, options: RunOptions) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysys.errors import InputError
+from raysys.errors import InputError, WorkerBroken
+from raysys.outcomes import ERROR, reason_group
 from raysys.tables import Chunk, Store, commit_part
 from raysys.tables.commit import keys_of
 from raysys.tables.job import Redo, TableRun
-from raysys.tables.process import AttemptLog, keys_called_for, process_chunk
+from raysys.tables.process import MAX_LOADS, AttemptLog, keys_called_for, process_chunk
 from raysys.tables.stage import Stage
 
 
@@ -28,6 +31,30 @@ def load_items(load: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
         return load(chunk)
     except InputError as exc:
         raise UnreadableInput(str(exc)) from exc
+
+
+def built(run: TableRun, worker: str) -> Stage:
+    """The stage of a run, which may load a model. worker: a name that stays the same when the process is restarted.
+
+    Raises InputError if the stage cannot be built, or if earlier processes of this worker died while building it.
+    """
+    with AttemptLog(run.output.folder, f"load-{run.id}-{worker}") as log:
+        if log.attempts > MAX_LOADS:
+            raise InputError(
+                f"{run.job.label}: {MAX_LOADS} processes in a row were killed while they loaded the model, "
+                f"the last on {platform.node()}",
+                "not enough memory is the usual cause: use a smaller model, or reserve more with "
+                "cluster.pool.memory_bytes, then run the same command again",
+            )
+        try:
+            return run.job.build()
+        except (InputError, WorkerBroken):
+            raise
+        except Exception as exc:
+            raise InputError(
+                f"{run.job.label}: a worker on {platform.node()} could not be started: {type(exc).__name__}: {exc}",
+                "correct the model or its settings, then run the same command again",
+            ) from exc
 
 
 def rows_of(run: TableRun, chunk: Chunk, items: pa.Table, stage: Stage, log: AttemptLog) -> pa.Table:
@@ -59,7 +86,8 @@ class Target:
         return cls(run.output.folder, run.job.stage.keyed, run.only, run.output.row_type.meters)
 
     def publish(self, chunk: Chunk, table: pa.Table) -> dict[str, Any]:
-        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters."""
+        """Commit the rows of a chunk and return the report for the driver: counts, number of items, meters,
+        details of errors."""
         file, info = chunk.file, {"start": chunk.start, "stop": chunk.stop}
         if self.only is not None:
             redo = self.only[chunk.name]
@@ -71,14 +99,28 @@ class Target:
             "counts": json.dumps(counts.as_dict()),
             "n_items": chunk.stop - chunk.start,
             "meters": json.dumps({"sums": sums}),
+            "details": json.dumps(_first_details(table)),
         }
 
 
-def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[], Stage]) -> dict[str, Any]:
+def attempts_of(run: TableRun, chunk: Chunk) -> AttemptLog:
+    """The log of the starts of a chunk."""
+    return AttemptLog(run.output.folder, chunk.name, run.job.cluster.max_worker_deaths)
+
+
+def _first_details(table: pa.Table) -> dict[str, str]:
+    """{reason: detail} of the first error row with each reason."""
+    errors = table.filter(pc.equal(table["outcome"], ERROR)).select(["reason", "detail"]).to_pylist()
+    return {reason_group(row["reason"]): row["detail"] for row in reversed(errors) if row["detail"]}
+
+
+def whole_chunk(run: TableRun, chunk: Chunk, stage: Callable[[Chunk], Stage]) -> dict[str, Any]:
     """Read, process and commit one chunk; return the report. `stage` returns the stage, building it if needed."""
-    with AttemptLog(run.output.folder, chunk.name) as log:
-        table = rows_of(run, chunk, load_items(run.job.load, chunk), stage(), log)
-    return Target.of(run).publish(chunk, table)
+    with attempts_of(run, chunk) as log:
+        built = stage(chunk)
+        began = time.monotonic()  # what building the stage takes is no measure for the chunks that follow
+        table = rows_of(run, chunk, load_items(run.job.load, chunk), built, log)
+    return Target.of(run).publish(chunk, table) | {"seconds": time.monotonic() - began}
 
 
 def failure(chunk: Chunk, exc: Exception) -> dict[str, str]:

@@ -15,6 +15,7 @@ import ray.data
 
 from raysys import signals
 from raysys.errors import InputError, RunFailed
+from raysys.progress import Waiting, format_clock
 
 LOCAL_MIN_CPUS = 4
 """Minimum number of logical CPUs of a local cluster: with only 2, an actor pool and its readers would deadlock."""
@@ -71,7 +72,8 @@ def _connect(address: str | None) -> None:
         _start_local(quiet)
         return
     try:
-        ray.init(address=address, **quiet)
+        with Waiting("ray: connecting to the cluster"):
+            ray.init(address=address, **quiet)
     except ConnectionError as exc:
         raise InputError(
             f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')!r}: {exc}", "use --address local"
@@ -93,12 +95,14 @@ def _start_local(quiet: dict[str, Any]) -> None:
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}},
         **quiet,
     }
-    try:
-        ray.init(**settings)
-    except Exception as exc:
-        if "timed out during startup" not in str(exc):
-            raise
-        print("ray: did not start in time, trying once more (is the machine busy?)", file=sys.stderr)
-        ray.shutdown()
-        ray.init(**settings)
-    print(f"ray: local cluster, {cpus} logical CPUs on {os.cpu_count()} cores", file=sys.stderr)
+    with Waiting("ray: a local cluster starts") as waiting:
+        try:
+            ray.init(**settings)
+        except Exception as exc:
+            if "timed out during startup" not in str(exc):
+                raise
+            print("ray: did not start in time, trying once more (is the machine busy?)", file=sys.stderr)
+            ray.shutdown()
+            ray.init(**settings)
+    started = f"started in {format_clock(waiting.elapsed_s)}"
+    print(f"ray: local cluster, {cpus} logical CPUs on {os.cpu_count()} cores, {started}", file=sys.stderr)

@@ -53,6 +53,9 @@ class ClusterConfig(Config):
     max_error_fraction: float = Field(
         0.01, ge=0, le=1, description="stop at 20 or more errors that are more than this fraction of the rows"
     )
+    max_worker_deaths: int = Field(
+        10, ge=4, description="stop when workers have died this often in a row and finished no item in between"
+    )
     progress_interval_s: float = Field(5.0, gt=0, description="seconds between progress lines in a log")
     watchdog_s: float = Field(
         120.0, gt=0, description="seconds without a finished chunk after which the cluster's resources are printed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from raysys.errors import InputError, RunFailed
 from raysys.outcomes import Counts
 from raysys.progress import Progress
 from raysys.tables import Output
+from raysys.tables.fates import in_words
 from raysys.tables.job import TableRun, first_items
+from raysys.tables.results import TOP_REASONS
 
 ERRORS_BEFORE_STOP = 20
 """A few errors at the start of a run may be bad luck; from this number on, the fraction decides."""
@@ -22,9 +25,10 @@ ERRORS_BEFORE_STOP = 20
 
 @dataclass
 class MapResult:
-    """What one run did."""
+    """What one run did. details: {reason: detail} of the first error row with each reason."""
 
     counts: Counts = field(default_factory=Counts)
+    details: dict[str, str] = field(default_factory=dict)
     n_chunks: int = 0
     failed_chunks: list[str] = field(default_factory=list)
     meters: Meters = field(default_factory=Meters)
@@ -33,9 +37,15 @@ class MapResult:
 
 
 def drive(
-    run: TableRun, n_chunks: int, reports: Iterable[Mapping[str, Any]], alive: Callable[[], None] = lambda: None
+    run: TableRun,
+    n_chunks: int,
+    reports: Iterable[Mapping[str, Any]],
+    alive: Callable[[], None] = lambda: None,
+    starting: str | None = None,
 ) -> MapResult:
     """Consume the reports of `n_chunks` chunks as they arrive; `alive` is called for each one.
+
+    starting: what happens before the first report, shown while it lasts.
 
     Raises RunFailed (more errors than allowed, chunks that could not be processed) or InputError (no space left,
     missing model). In any case the committed parts stay, and the same command resumes.
@@ -46,14 +56,23 @@ def drive(
     already = total - sum(c.stop - c.start for c in run.chunks())
     with (
         appended(run.output.folder, "_run/metrics.jsonl") as metrics,
-        Progress(_label(run.output), total, "rows", cluster.progress_interval_s, metrics=metrics, start=already) as bar,
+        Progress(
+            _label(run.output),
+            total,
+            "rows",
+            cluster.progress_interval_s,
+            metrics=metrics,
+            start=already,
+            starting=starting,
+        ) as bar,
     ):
         done = already
         for report in reports:
             alive()
             done += _account(report, result)
-            bar.update(done, counts=result.counts, sums=result.meters.sums, **result.meters.shown())
-            _stop_if_too_many_errors(result.counts, run)
+            meters = result.meters
+            bar.update(done, result.counts, meters.sums, worked_s=report.get("seconds"), **meters.shown())
+            _stop_if_too_many_errors(result, run)
     result.seconds = time.monotonic() - began
     _check_conserved(result, done - already, run)
     if result.failed_chunks:
@@ -78,6 +97,7 @@ def _account(report: Mapping[str, Any], result: MapResult) -> int:
         return 0
     result.n_chunks += 1
     result.counts.merge(Counts.from_dict(json.loads(report["counts"])))
+    result.details = json.loads(report["details"]) | result.details
     result.meters.add(json.loads(report["meters"] or "{}"))
     return report["n_items"]
 
@@ -88,14 +108,21 @@ def _check_conserved(result: MapResult, n_items: int, run: TableRun) -> None:
         raise RunFailed(f"{n_items} items went into {run.output.producer}, but {result.counts.as_dict()} came out")
 
 
-def _stop_if_too_many_errors(counts: Counts, run: TableRun) -> None:
+def _stop_if_too_many_errors(result: MapResult, run: TableRun) -> None:
     if run.only is not None:  # a retry processes only rows that have failed before
         return
-    allowed = run.job.cluster.max_error_fraction
+    counts, allowed = result.counts, run.job.cluster.max_error_fraction
     if counts.n_error >= ERRORS_BEFORE_STOP and counts.n_error > allowed * counts.total:
+        place = shlex.quote(run.output.table.url)
         raise RunFailed(
-            f"{counts.n_error} of {counts.total} rows ended as errors ({dict(counts.error.most_common(3))}), more than "
-            f"max_error_fraction = {allowed:g}\n"
-            f"  fix: `raysys failed {run.output.table.url}` lists them; fix the cause, run the same command again, "
-            f"then run `raysys retry {run.output.table.url}`"
+            f"{counts.n_error} of {counts.total} rows ended as errors ({in_words(counts.error, TOP_REASONS)}), more "
+            f"than max_error_fraction = {allowed:g}{_examples(result)}\n"
+            f"  fix: `raysys failed {place}` lists them; fix the cause, run the same command again, "
+            f"then run `raysys retry {place}`"
         )
+
+
+def _examples(result: MapResult) -> str:
+    """The detail of the first error row with each of the most frequent reasons, one per line."""
+    top = [reason for reason, _ in result.counts.error.most_common(TOP_REASONS) if reason in result.details]
+    return "".join(f"\n  first {reason}: {result.details[reason]}" for reason in top)

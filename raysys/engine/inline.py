@@ -5,22 +5,52 @@ Chunks, fates, progress, error budget, retries and parts are the same as with Ra
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raysys.engine.chunk_work import failure, whole_chunk
+from raysys.engine.chunk_work import built, failure, whole_chunk
 from raysys.engine.drive import MapResult, drive
 from raysys.errors import WorkerBroken
 from raysys.tables import Chunk
 from raysys.tables.job import TableRun
 from raysys.tables.stage import Stage
 
+SMALL_CORE_SECONDS = 10.0
+"""A local Ray takes about 8 s to start, so it cannot be faster for less work than this."""
+
+
+def is_small(runs: Sequence[TableRun]) -> bool:
+    """Whether jobs for which no address was given run faster in this process; if so, prints that they do.
+
+    They are small if no cluster is given or connected, no stage loads a model, and the estimates of the pending work
+    add up to at most SMALL_CORE_SECONDS.
+    """
+    connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    estimates = [_pending_core_seconds(run) for run in runs]
+    if os.environ.get("RAY_ADDRESS") or connected or any(estimate is None for estimate in estimates):
+        return False
+    if sum(estimates) > SMALL_CORE_SECONDS:
+        return False
+    names = ", ".join(run.job.label for run in runs)
+    print(f"{names}: a small job, run in this process without Ray (--address local starts one)", file=sys.stderr)
+    return True
+
+
+def _pending_core_seconds(run: TableRun) -> float | None:
+    total, items = run.job.core_seconds, sum(c.stop - c.start for c in run.output.chunks)
+    if total is None or run.job.stage.heavy:
+        return None
+    return total * sum(c.stop - c.start for c in run.chunks()) / max(1, items)
+
 
 def run_inline(run: TableRun) -> MapResult:
     """Run all pending chunks, one after the other. Raises like `raysys.engine.drive.drive`."""
     chunks = run.chunks()
-    return drive(run, len(chunks), _reports(run, chunks)) if chunks else MapResult()
+    if not chunks:
+        return MapResult()
+    return drive(run, len(chunks), _reports(run, chunks), starting="loading the model" if run.job.stage.heavy else None)
 
 
 def _reports(run: TableRun, chunks: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
@@ -48,7 +78,7 @@ class _Worker:
             except Exception as exc:
                 return failure(chunk, exc)
 
-    def _built(self) -> Stage:
+    def _built(self, chunk: Chunk) -> Stage:
         if self._stage is None:
-            self._stage = self._run.job.build()
+            self._stage = built(self._run, chunk.name)
         return self._stage

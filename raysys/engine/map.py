@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 import ray
@@ -30,15 +31,29 @@ def run_map(run: TableRun) -> MapResult:
     chunks = run.chunks()
     if not chunks:
         return MapResult()
+    if run.job.stage.heavy:
+        _explain_once()
     dataset = _dataset(run, chunks)
     batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     # Closed here and not by the garbage collector: after an error, Ray Data's threads would still run when Ray is shut
     # down, and print tracebacks.
     with _Watchdog(run.job) as watchdog, closing(batches):
         reports = (report for batch in batches for report in batch.to_pylist())
-        result = drive(run, len(chunks), reports, watchdog.alive)
+        starting = "workers start and load the model" if run.job.stage.heavy else "workers start"
+        result = drive(run, len(chunks), reports, watchdog.alive, starting)
     result.stats = dataset.stats()
     return result
+
+
+@cache
+def _explain_once() -> None:
+    """Explain an error that Ray's core writes to the terminal for each actor of Ray Data; it cannot be switched off by
+    itself."""
+    print(
+        'ray: "core_worker … the actor restart will fail" is harmless here: Ray Data keeps what its actors need until '
+        "the run ends",
+        file=sys.stderr,
+    )
 
 
 def _dataset(run: TableRun, chunks: list[Chunk]) -> ray.data.Dataset:

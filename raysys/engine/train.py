@@ -109,7 +109,7 @@ def _user_mistake(exc: BaseException) -> InputError | None:
 def _follow(job: TrainJob):
     """Show the workers' metrics.jsonl as one progress line while the training runs."""
     store, stop = Store(job.folder), threading.Event()
-    with Progress(job.name, job.total_steps, "steps") as bar:
+    with Progress(job.name, job.total_steps, "steps", starting="workers start and load the models") as bar:
 
         def poll() -> None:
             shown = 0

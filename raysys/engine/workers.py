@@ -6,6 +6,8 @@ import io
 import json
 import os
 import sys
+import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -14,12 +16,11 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import ray
 
-from raysys.engine.chunk_work import Target, failure, load_items, rows_of, whole_chunk
+from raysys.engine.chunk_work import Target, attempts_of, built, failure, load_items, rows_of, whole_chunk
 from raysys.engine.meters import Gate, Gauge
 from raysys.errors import InputError, WorkerBroken
 from raysys.tables import Chunk
 from raysys.tables.job import TableRun
-from raysys.tables.process import AttemptLog
 from raysys.tables.stage import Stage
 
 T = TypeVar("T")
@@ -66,10 +67,11 @@ class StageActor:
         self._run, self._gate, self._gauge = run, Gate(), Gauge()
         self._mistake: InputError | None = None
         try:
-            self._stage = run.job.build()
+            self._stage = built(run, ray.get_runtime_context().get_actor_id())
         except InputError as exc:
             # Raised here, it would reach the user as an actor failure, after Ray had retried.
             self._mistake = exc
+            traceback.print_exception(exc)  # with its cause, into the worker's log
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _pack([r if _broken(r) else self._one(r) for r in batch.to_pylist()])
@@ -84,12 +86,14 @@ class StageActor:
         if self._mistake is not None:
             raise self._mistake
         items = _from_ipc(data)
-        log = AttemptLog(self._run.output.folder, chunk.name)
+        log = attempts_of(self._run, chunk)
         # The gate comes first: a chunk that is still waiting has not begun and must not be blamed if the worker dies.
         with self._gate.hold(alone=log.is_suspect), log, self._gauge.holding(len(items)):
+            began = time.monotonic()
             table = rows_of(self._run, chunk, items, self._stage, log)
             gauge = self._gauge.read()  # includes this chunk's rows, which were in flight until now
-        return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(gauge)}
+        seconds = time.monotonic() - began
+        return {"chunk": chunk.to_json(), "items": _to_ipc(table), "worker": json.dumps(gauge), "seconds": seconds}
 
 
 def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
@@ -101,7 +105,7 @@ def commit_rows(batch: pa.Table, target: Target) -> pa.Table:
 def _commit_one(target: Target, row: dict[str, Any]) -> dict[str, Any]:
     report = target.publish(Chunk.from_json(row["chunk"]), _from_ipc(row["items"]))
     meters = json.loads(report["meters"]) | {"worker": json.loads(row["worker"])}
-    return report | {"meters": json.dumps(meters)}
+    return report | {"meters": json.dumps(meters), "seconds": row["seconds"]}
 
 
 def whole_chunks(batch: pa.Table, work: OncePerWorker[tuple[TableRun, list[Chunk]]]) -> pa.Table:
@@ -114,11 +118,11 @@ def whole_chunks(batch: pa.Table, work: OncePerWorker[tuple[TableRun, list[Chunk
 _STAGES: dict[str, Stage] = {}
 
 
-def _stage_of(run: TableRun) -> Stage:
-    """The stage of this run in this worker process, built for the first chunk."""
+def _stage_of(run: TableRun, chunk: Chunk) -> Stage:
+    """The stage of this run in this worker process, built for its first chunk."""
     if run.id not in _STAGES:
         _STAGES.clear()  # free the memory of an earlier run's stage
-        _STAGES[run.id] = run.job.build()
+        _STAGES[run.id] = built(run, chunk.name)
     return _STAGES[run.id]
 
 
@@ -139,8 +143,12 @@ def _broken(row: Mapping[str, Any]) -> bool:
 
 
 _PROBLEMS = [("problem", pa.string()), ("fatal", pa.string())]
-_IN_FLIGHT = pa.schema([("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), *_PROBLEMS])
-_REPORT = pa.schema([("counts", pa.string()), ("n_items", pa.int64()), ("meters", pa.string()), *_PROBLEMS])
+_SECONDS = ("seconds", pa.float64())  # of the work on a chunk, without building the stage
+_IN_FLIGHT = pa.schema(
+    [("chunk", pa.string()), ("items", pa.large_binary()), ("worker", pa.string()), _SECONDS, *_PROBLEMS]
+)
+_TEXTS = [(name, pa.string()) for name in ("counts", "meters", "details")]
+_REPORT = pa.schema([("n_items", pa.int64()), _SECONDS, *_TEXTS, *_PROBLEMS])
 
 
 def _pack(rows: list[dict[str, Any]]) -> pa.Table:

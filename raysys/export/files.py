@@ -34,7 +34,12 @@ Layout = Literal["webdataset", "datasets"]
 Level = Literal["none", "general", "five_words"]
 
 README, MANIFEST = "README.md", "manifest.json"
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+# fmt: off
+EXTENSIONS = {
+    "JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+    "AVIF": "avif", "HEIF": "heic",
+}
+# fmt: on
 """SAMPLES.format → file extension."""
 
 ROW_GROUP_ROWS, ROW_GROUP_BYTES = 1000, 32 << 20

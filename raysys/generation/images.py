@@ -10,15 +10,16 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
 
-from raysys.config import OPERATIONAL, Config
+from raysys.config import Config
 from raysys.errors import InputError
+from raysys.models.device import AUTO, DEVICE_HELP, Device
 from raysys.models.families import load_pipeline
 from raysys.models.family import Pipeline
 from raysys.sampling.guidance import ClassifierFreeGuidance, Guidance
@@ -36,7 +37,7 @@ class SamplingConfig(Config):
     height: int | None = Field(None, ge=8, description="pixels; null = the size at which the model was trained")
     width: int | None = Field(None, ge=8, description="pixels; null = the size at which the model was trained")
     batch_size: int = Field(16, ge=1, description="images per denoiser call; affects the image bytes")
-    device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of all models")
 
 

@@ -29,23 +29,23 @@ for _name, (_help, _arguments) in {
     ),
     "scenes": (
         "Draw seeded synthetic scenes with captions, as WebDataset tars.",
-        "--config demo output=runs/scenes",
+        "output=runs/scenes",
     ),
     "ingest": (
         "Read tars, Parquet or a folder; check every image, caption and license; write one row per sample.",
-        "--config ingest.yaml --limit 10000",
+        "input=photos output=mine/samples ingest.require_caption=false ingest.declared_license=CC-BY-4.0",
     ),
     "describe": (
         "Compute image features with a descriptor, for dedup and replicate.",
-        "--config describe.yaml",
+        "images=photos output=mine/features",
     ),
     "dedup": (
         "Find exact and near duplicates, and choose one representative per cluster.",
-        "--config dedup.yaml",
+        "samples=mine/samples output=mine/duplicates",
     ),
     "caption": (
         "Caption images with one or several vision-language models; every caption is checked.",
-        "--config caption.yaml --limit 1000",
+        "samples=mine/samples output=mine/captions captioners.0.recipe=blip2 captioners.0.llm.model=models/blip2",
     ),
     "translate": (
         "Translate captions with a language model, English to Japanese or any other pair.",
@@ -57,7 +57,7 @@ for _name, (_help, _arguments) in {
     ),
     "export": (
         "Write the captioned set as WebDataset tars or as a folder for Hugging Face datasets.",
-        "--config export.yaml",
+        "samples=mine/samples captions=mine/captions output=mine/tars",
     ),
     "encode": (
         "Encode images to VAE latents and captions to text states.",
@@ -81,7 +81,7 @@ for _name, (_help, _arguments) in {
     ),
     "report": (
         "Write the HTML report and summary.json of a study.",
-        "--config demo",
+        "run=runs/demo",
     ),
 }.items():
     _module = f"{__name__}.{_name.replace('-', '_')}"

@@ -58,7 +58,7 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the assembled set. It is rewritten as a whole if any of its inputs has changed."""
     refuse_limit("assemble", options)
-    refuse_lost_path(config.output)
+    refuse_lost_path(config.output, options)
     refuse_object_store(config.output, "the shuffle")
     tables = _tables(config)
     views = {

@@ -38,8 +38,11 @@ class JobConfig(Config):
     duplicates: Place | None = Field(None, description="table of DUPLICATES rows: only representatives are captioned")
     output: Place = Field(description="output table of CAPTIONS rows, shared by all captioners")
     captioners: tuple[PooledCaptioner, ...] = Field(min_length=1, description="models and their prompts")
-    min_captions: Annotated[int, OPERATIONAL] = Field(
-        2, ge=1, description="captions that an image should have, from different captioners or prompts"
+    min_captions: Annotated[int | None, OPERATIONAL] = Field(
+        None,
+        ge=1,
+        description="captions that an image should have, from different captioners or prompts; null = the number of "
+        "captioners",
     )
     seed: int = Field(0, ge=0, description="seed of all sampling, including repeated attempts")
     checks: ChecksConfig = Field(ChecksConfig(), description="requirements for every caption")
@@ -58,7 +61,8 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the captions of every captioner. The summary notes how many images have fewer than `min_captions`."""
     samples = representatives(config.samples, config.duplicates)
-    refuse_too_few(config.captioners, config.min_captions)
+    min_captions = config.min_captions or len(config.captioners)
+    refuse_too_few(config.captioners, min_captions)
     producers = {c.producer for c in config.captioners}
     wanted = _wanted(config, options)
     captioners = [_resolved(config, c) for c in wanted]
@@ -72,7 +76,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     if isinstance(result, Plan):
         return result
     per_image = captions_per_image(open_table(config.output, CAPTIONS), producers)
-    notes = few_captions_notes(per_image, config.min_captions, config.output)
+    notes = few_captions_notes(per_image, min_captions, config.output)
     return replace(result, facts={"captions_per_image": per_image}, notes=notes)
 
 

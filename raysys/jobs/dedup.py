@@ -13,13 +13,14 @@ from raysys.jobs import describe
 from raysys.jobs.inputs import complete
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import FolderJob, run_folder
-from raysys.rows import SAMPLES
+from raysys.rows import DUPLICATES, SAMPLES
 from raysys.shards.decode import DecodeConfig
 from raysys.shards.describe import stated
 from raysys.shards.duplicates import DuplicatesConfig
+from raysys.shards.duplicates_summary import summarize
 from raysys.shards.duplicates_table import write_duplicates
 from raysys.similarity import DescriptorConfig, descriptor_facts
-from raysys.tables.read import version_of
+from raysys.tables.read import open_table, version_of
 from raysys.tables.results import FolderPlan, Plan, Summary
 
 
@@ -27,7 +28,9 @@ class JobConfig(Config):
     """Find exact and near duplicates."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    features: Place = Field(description="table of their FEATURES rows; missing rows are computed first")
+    features: Place | None = Field(
+        None, description="table of their FEATURES rows; missing rows are computed first; null = <output>-features"
+    )
     output: Place = Field(description="output table of DUPLICATES rows")
     descriptor: DescriptorConfig = Field(DescriptorConfig(), description="which descriptor compares images")
     decode: DecodeConfig = Field(DecodeConfig(), description="decoding limits")
@@ -41,7 +44,8 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Cluster the samples. All clusters are recomputed if anything has changed."""
     shared = {name: getattr(config, name) for name in ("descriptor", "decode", "chunk_rows", "cluster")}
-    to_describe = describe.JobConfig(images=config.samples, output=config.features, **shared)
+    features_at = config.features or f"{config.output}-features"
+    to_describe = describe.JobConfig(images=config.samples, output=features_at, **shared)
     samples, descriptor = complete(config.samples, SAMPLES), descriptor_facts(config.descriptor)
     duplicates = config.duplicates.of_descriptor(descriptor)
     described = describe.describe_missing({"features": to_describe}, options)
@@ -64,4 +68,23 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
     job = FolderJob("dedup", config.output, fields, write, follows=("contents",))
     made = run_folder(job, config, options)
-    return type(made)({**described, "duplicates": made.steps["dedup"]})
+    steps = {**described, "duplicates": made.steps["dedup"]}
+    return Plan(steps) if isinstance(made, Plan) else Summary(steps, **_found(config.output))
+
+
+def _found(output: str) -> dict[str, Any]:
+    """Facts and tables of the summary: what was found."""
+    found = summarize(open_table(output, DUPLICATES))
+    facts = {
+        "images": found.rows,
+        "unique": found.unique,
+        "clusters of two or more": found.clusters,
+        "duplicates": f"{found.duplicates:,} (exact {found.exact:,}, near {found.near:,})",
+    }
+    if found.near:
+        facts["similarity of near ones"] = f"lowest {found.lowest_similarity:.3f}, median {found.median_similarity:.3f}"
+    largest = [
+        {"representative": c.representative, "images": c.size, "lowest similarity": c.lowest, "license": c.license}
+        for c in found.largest
+    ]
+    return {"facts": facts, "tables": {"largest clusters": largest}}

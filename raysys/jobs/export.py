@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raysys.config import OPERATIONAL, Config, Place
 from raysys.errors import InputError
@@ -25,7 +25,9 @@ class JobConfig(Config):
     """Write the captioned set for other tools."""
 
     samples: Place = Field(description="table of SAMPLES rows")
-    captions: tuple[Place, ...] = Field(min_length=1, description="tables of CAPTIONS rows, e.g. with translations")
+    captions: tuple[Place, ...] = Field(
+        min_length=1, description="table of CAPTIONS rows, or a list of several, e.g. with translations"
+    )
     duplicates: Place | None = Field(
         None,
         description="table of DUPLICATES rows: only representatives, with the strictest license; null = all samples",
@@ -38,6 +40,11 @@ class JobConfig(Config):
     max_error_fraction: Annotated[float, OPERATIONAL] = Field(
         0.01, ge=0, le=1, description="stop if a larger share of the images cannot be read (and at least 20 images)"
     )
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
@@ -60,6 +67,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         write=lambda folder: export(join, folder, config.layout, **sizes),
         facts=lambda: {"layout": config.layout, **planned(join)},
         redo=lambda done: is_incomplete(done.summary, options.limit, options.on_change == "recompute"),
+        follows=("contents",),
     )
     result = run_folder(job, config, options)
     step = result.steps["export"]

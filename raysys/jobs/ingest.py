@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -12,9 +13,10 @@ from raysys.engine.config import ClusterConfig
 from raysys.jobs.options import RunOptions
 from raysys.jobs.run_table import run_table
 from raysys.rows import SAMPLES
-from raysys.shards.ingest import IngestConfig, ingest_rows
+from raysys.shards.folder import stored_items, write_items
+from raysys.shards.ingest import IngestConfig, advice, core_seconds, ingest_rows
 from raysys.shards.inputs import InputFile, list_inputs
-from raysys.tables import Chunk, InputPart
+from raysys.tables import Chunk, InputPart, Store
 from raysys.tables.job import TableJob
 from raysys.tables.plan import planned_inputs
 from raysys.tables.results import Plan, Summary
@@ -24,9 +26,13 @@ from raysys.tables.stage import Stage
 class JobConfig(Config):
     """Read shards, Parquet or a folder; check every image, caption and license."""
 
-    input: Place = Field(description="folder or file: WebDataset tars, Parquet, an image folder, a CSV or JSONL index")
+    input: Place | Annotated[tuple[Place, ...], Field(min_length=1)] = Field(
+        description="path, URL or pattern (data/*.tar, {00000..00099}.tar), or a list of them: WebDataset tars, "
+        "Parquet or saved Hugging Face datasets with images or image paths, image folders, CSV or JSONL indexes. In a "
+        "tar, a key ends at the first dot of the file name (a.b.jpg belongs to sample a), as in webdataset"
+    )
     output: Place = Field(description="output table of SAMPLES rows")
-    ingest: IngestConfig = Field(IngestConfig(), description="decoding limits and licenses")
+    ingest: IngestConfig = Field(IngestConfig(), description="columns, filters and licenses")
     chunk_rows: Annotated[int, OPERATIONAL] = Field(
         10_000, ge=1, description="rows per chunk; a chunk is redone if its worker is killed"
     )
@@ -35,25 +41,48 @@ class JobConfig(Config):
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the SAMPLES table of `config.input`."""
+    rules = config.ingest.model_copy(update={"columns": config.ingest.columns.absolute()})
+    table = Store(config.output)
     # Counting reads the headers of every tar, so a resumed run counts only new and changed files.
-    known = [] if options.on_change == "recompute" else planned_inputs(config.output, "ingest")
-    files = {f.name: f for f in list_inputs(config.input, known)}
-    return run_table(
+    files = list_inputs(
+        config.input,
+        planned_inputs(config.output, "ingest"),
+        rules.columns,
+        items_of=lambda signature: stored_items(table.path(_items_file(signature))),
+        recount=options.on_change == "recompute",
+    )
+    lists = {_items_file(f.signature): write_items(f.items) for f in files if f.items is not None}
+    # Workers read the items of a folder from the table: the listing of a large folder is megabytes.
+    read = tuple(f if f.items is None else replace(f, items=table.path(_items_file(f.signature))) for f in files)
+    result = run_table(
         TableJob(
             job="ingest",
             output=config.output,
             row_type=SAMPLES,
             fields=config.identity(),
-            parts=[InputPart(f.name, f.path, f.n_items, f.signature) for f in files.values()],
+            parts=[InputPart(f.name, f.path, f.n_items, f.signature) for f in files],
             chunk_rows=config.chunk_rows,
             load=positions,
             stage=Ingest,
-            args=(tuple(files.values()), config.ingest),
+            args=(read, rules),
             cluster=config.cluster,
+            files=lists,
+            core_seconds=core_seconds(files),
         ),
         config,
         options,
     )
+    return result if isinstance(result, Plan) else replace(result, notes=_advice(result))
+
+
+def _advice(summary: Summary) -> tuple[str, ...]:
+    rows = summary.steps["ingest"].rows if "ingest" in summary.steps else {"kept": 1}
+    return () if rows["kept"] else advice(rows["rejected"])
+
+
+def _items_file(signature: str) -> str:
+    """Where the table keeps the items of a part of an image folder."""
+    return f"_inputs/{signature}.parquet"
 
 
 def positions(chunk: Chunk) -> pa.Table:

@@ -14,6 +14,7 @@ from raysys.llm.build import resolve_engine
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import SamplingConfig
 from raysys.llm.preflight import preflight
+from raysys.models.device import AUTO, torch_device
 from raysys.tables.job import Environment, TableJob
 from raysys.tables.stage import Stage
 
@@ -61,6 +62,7 @@ def language_job(stage: type[Stage], args: tuple, llm: LlmConfig, cluster: Clust
     Raises InputError if the model and the worker pool need different numbers of GPUs.
     """
     _check_gpus(llm, cluster.pool)
+    print(f"{rest.get('producer') or rest['job']}: {_place(llm, cluster.pool)}", file=sys.stderr)
     variable = llm.endpoint.api_key_env if llm.is_remote else None
     key = os.environ.get(variable) if variable else None
     return TableJob(
@@ -70,6 +72,21 @@ def language_job(stage: type[Stage], args: tuple, llm: LlmConfig, cluster: Clust
         environment=Environment(**{variable: key}) if key else Environment(),
         **rest,
     )
+
+
+def _place(llm: LlmConfig, pool: PoolConfig) -> str:
+    """The engine that runs the model, and where, for people."""
+    engine = resolve_engine(llm)
+    if llm.is_remote:
+        return f"engine {engine}, {llm.model} at {llm.endpoint.base_url}"
+    device = llm.transformers.device if engine == "transformers" else AUTO
+    if pool.num_gpus:
+        where = f"{pool.num_gpus:g} GPU per worker"
+    elif device == AUTO:
+        where = f"device auto, on this machine {torch_device(AUTO).type}"
+    else:
+        where = f"device {device}"
+    return f"engine {engine}, {llm.model}, {where}"
 
 
 def _check_gpus(llm: LlmConfig, pool: PoolConfig) -> None:

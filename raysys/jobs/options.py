@@ -27,10 +27,13 @@ class RunOptions:
 
     address: str | None = None
     """"local" = a private Ray on this machine; "inline" = no Ray, in this process; else a Ray address; None = the
-    running cluster, or local without one."""
+    cluster in RAY_ADDRESS; without one "inline" for a small job without a model, else "local"."""
 
     only: tuple[str, ...] = ()
     """Models of a study to make in this run; () = all."""
+
+    allow_local_output: bool = False
+    """In a submitted job: allow an output on the disk of its node, if the cluster has only this node."""
 
     retry: str | None = None
     """Folder of the output whose error rows are redone with its recorded configuration (`raysys retry`)."""

@@ -36,7 +36,7 @@ class FolderJob:
 
 def run_folder(job: FolderJob, config: Config, options: RunOptions) -> Plan | Summary:
     """Write the folder unless it is finished, with a record of what it was made from."""
-    refuse_lost_path(job.output)
+    refuse_lost_path(job.output, options)
     output = FolderOutput(job.job, job.output, job.fields, config, options.on_change, options.dry_run, job.follows)
     to_do = output.is_to_do(job.redo)
     if options.dry_run:
@@ -60,13 +60,26 @@ def refuse_object_store(path: str, why: str) -> None:
         raise InputError(f"output {path!r}: {why} needs a local or mounted folder", "give such a folder")
 
 
-def refuse_lost_path(path: str) -> None:
-    """Raise InputError for a path that disappears with its node: a relative or temporary path in a submitted job."""
+def refuse_lost_path(path: str, options: RunOptions) -> None:
+    """Raise InputError for a path that disappears with its node: a relative or temporary path in a submitted job.
+
+    `options.allow_local_output` allows a temporary path on a cluster of one node. Ray deletes the job's working
+    directory after the job, so a path in it is always refused.
+    """
     if "://" in path or not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         return
+    shared = "give an s3:// or gs:// path, or a folder on a file system that all nodes mount"
     resolved = os.path.abspath(path)
-    if not os.path.isabs(path) or resolved.startswith(("/tmp/", os.getcwd() + os.sep)):
+    if not os.path.isabs(path) or resolved.startswith(os.getcwd() + os.sep):
+        raise InputError(f"output {path!r} is in the working directory of this job, which is deleted after it", shared)
+    if not resolved.startswith("/tmp/"):
+        return
+    if not options.allow_local_output:
         raise InputError(
             f"output {path!r} is on the disk of the node that runs this job, which is lost with the node",
-            "give an s3:// or gs:// path, or a folder on a file system that all nodes mount",
+            f"{shared}; on a cluster of one node, add --allow-local-output",
         )
+    from raysys.engine.submitted import count_nodes
+
+    if (n := count_nodes()) != 1:
+        raise InputError(f"--allow-local-output: the cluster has {n} nodes, and {path!r} is on one of them", shared)

@@ -20,7 +20,7 @@ PAGE = "report.html"
 class JobConfig(Config):
     """Write the report of a study."""
 
-    run: str = Field("runs/demo", description="run folder of `raysys study`")
+    run: str = Field(description="run folder of `raysys study`")
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:

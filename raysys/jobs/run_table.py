@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -37,7 +37,7 @@ def run_tables(jobs: Mapping[str, TableJob], config: Config, options: RunOptions
         return Plan({name: TablePlan.of(r, r.job.cluster.workers(r.job.stage.heavy)) for name, r in runs.items()})
     if not any(run.has_work for run in runs.values()):
         return Summary({name: _idle(run) for name, run in runs.items()})
-    with _engine(options.address) as engine:
+    with _engine(options.address, list(runs.values())) as engine:
         return Summary({name: _map(run, engine, config, options) for name, run in runs.items()})
 
 
@@ -45,11 +45,11 @@ Engine = Callable[[TableRun], MapResult]
 
 
 @contextmanager
-def _engine(address: str | None) -> Iterator[Engine]:
+def _engine(address: str | None, runs: Sequence[TableRun]) -> Iterator[Engine]:
     """The function that maps a stage over chunks. Ray is imported and started only if it is used."""
-    if address == INLINE:
-        from raysys.engine.inline import run_inline
+    from raysys.engine.inline import is_small, run_inline
 
+    if address == INLINE or (address is None and is_small(runs)):
         yield run_inline
         return
     from raysys.engine.cluster import cluster
@@ -62,15 +62,20 @@ def _engine(address: str | None) -> Iterator[Engine]:
 
 def _open(job: TableJob, options: RunOptions) -> Output | None:
     """Open the output of `job`. Returns None if the retry concerns another output of this command."""
-    refuse_lost_path(job.output)
+    refuse_lost_path(job.output, options)
     if not sum(p.n_items for p in job.parts) and not options.retry:
         raise InputError(f"{job.job} has no input rows", "check the input path, or run the job that writes it first")
     fields = {"raysys": __version__.rsplit(".", 1)[0], **job.fields}
     retried = options.retried()
     if retried is None:
-        return open_output(
+        output = open_output(
             job.output, job.row_type, job.label, fields, job.parts, job.chunk_rows, options.on_change, options.dry_run
         )
+        if not (options.dry_run or output.is_kept):
+            for name in job.files:
+                if not output.table.exists(name):
+                    output.table.write(name, job.files[name])
+        return output
     table, producer, digest = retried
     if (Store(job.output).url, job.label) != (table, producer):
         return None

@@ -23,7 +23,7 @@ class JobConfig(Config):
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     """Write the shards; the same config gives the same bytes."""
     refuse_limit("scenes", options)
-    refuse_lost_path(config.output)
+    refuse_lost_path(config.output, options)
     if options.dry_run:
         # Drawing again takes less time than checking the existing files, and gives the same bytes.
         state = "drawn again" if Path(config.output, TRUTH).is_file() else "new"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from raysys.engine.config import ClusterConfig, TrainClusterConfig
-from raysys.errors import InputError, RunFailed
+from raysys.errors import RunFailed
 from raysys.jobs import JOBS, report
 from raysys.jobs.options import RunOptions
 from raysys.jobs.outputs import refuse_limit, refuse_lost_path
@@ -16,7 +16,7 @@ from raysys.study.plan import plan_steps, selected
 from raysys.study.record import Record
 from raysys.study.run import plan_of, run_steps
 from raysys.study.step import Step
-from raysys.tables.results import Plan, Summary
+from raysys.tables.results import Plan, Summary, empty_outputs, nothing_kept
 
 
 def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
@@ -25,7 +25,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     Raises RunFailed at the end if a model failed; the report shows the other models and the reason.
     """
     refuse_limit("study", options)
-    refuse_lost_path(config.run)
+    refuse_lost_path(config.run, options)
     everything = plan_steps(config)
     steps = selected(everything, config, options.only)
     record = Record(config, everything, " ".join(["raysys", *sys.argv[1:]]))
@@ -40,7 +40,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     own = replace(options, only=())
     with cluster(options.address):
         record.start()
-        run_steps(steps, record, lambda step: _run(step, own), room_for)
+        run_steps(steps, record, lambda step: run_step(step, own), room_for)
     summary = report.run(report.JobConfig(run=config.run), own)
     if failed := {m: why for m, why in record.failed_models().items() if not options.only or m in options.only}:
         raise RunFailed(
@@ -51,16 +51,14 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     return summary
 
 
-def _run(step: Step, options: RunOptions) -> Plan | Summary:
-    """Run the step's job. Raises InputError with the reasons if ingest kept no sample."""
+def run_step(step: Step, options: RunOptions) -> Plan | Summary:
+    """Run the step's job. Raises RunFailed if a table that it writes has rows, but no kept one."""
     result = JOBS[step.job].load().run(step.config, options)
-    rows = result.steps["ingest"].rows if step.job == "ingest" else None
-    if rows is not None and rows["kept"] == 0:
-        raise InputError(
-            f"{step.name}: no sample of {step.config.input} was kept: rejected {rows['rejected']}, "
-            f"error {rows['error']}",
-            "look at the rows of the table; if the licenses were checked elsewhere, set ingest.check_licenses=false",
-        )
+    empty = empty_outputs(result)
+    # A table of several captioners serves the models that learn from those that kept some.
+    filled = {s.output for s in result.steps.values() if s not in empty}
+    if lost := [s for s in empty if s.output not in filled]:
+        raise RunFailed("\n  ".join([str(nothing_kept(lost)), *result.notes]))
     return result
 
 

@@ -63,7 +63,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
 
 
 def _output(config: JobConfig, options: RunOptions) -> FolderOutput:
-    refuse_lost_path(config.output)
+    refuse_lost_path(config.output, options)
     config.training.check_workers(config.cluster.num_workers)
     fields = config.inputs.identity()
     return FolderOutput(NAME, config.output, fields, config, options.on_change, options.dry_run)

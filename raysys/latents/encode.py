@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,10 @@ import torch
 from pydantic import Field
 
 from raysys import outcomes
-from raysys.config import OPERATIONAL, Config, Place
+from raysys.config import Config, Place
 from raysys.errors import InputError
 from raysys.latents.crop import Size, nearest_size, resize_cover
+from raysys.models.device import AUTO, DEVICE_HELP, Device
 from raysys.models.families import FamilyName, family
 from raysys.models.family import DTYPES
 from raysys.models.pixels import images_to_pixel_values
@@ -50,7 +51,7 @@ class LatentsConfig(Config):
     )
     seed: int = Field(0, ge=0, description="seed of the posterior's noise; not used with mode")
     batch_size: int = Field(32, ge=1, description="images per VAE call")
-    device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of the VAE")
     limits: DecodeConfig = Field(default_factory=DecodeConfig, description="limits for decoding every image")
 
@@ -67,7 +68,7 @@ class TextConfig(Config):
     text_encoder: Place = Field("zoo:text_encoder", description="zoo:<member>, a pipeline folder or an encoder folder")
     tokenizer: Place | None = Field(None, description="a tokenizer folder; null = the one saved with the text encoder")
     batch_size: int = Field(64, ge=1, description="captions per encoder call")
-    device: Annotated[str, OPERATIONAL] = Field("cpu", description="torch device: cpu, cuda, cuda:0 …")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="precision of the text encoder")
 
 

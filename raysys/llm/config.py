@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raysys.config import Config
+from raysys.models.device import AUTO, DEVICE_HELP, Device
 
 EngineName = Literal["auto", "vllm", "transformers", "openai"]
 
@@ -65,7 +66,7 @@ class VllmConfig(Config):
 class TransformersConfig(Config):
     """Settings of the transformers engine."""
 
-    device: str = Field("auto", description="torch device: cpu, cuda, cuda:0 …; auto = cuda if the worker has a GPU")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     batch_size: int = Field(16, ge=1, description="requests per call of generate()")
     generate_kwargs: dict[str, Any] = Field({}, description="passed unchanged to generate(): num_beams …")
     adapters: dict[str, str] = Field({}, description="LoRA adapters: name → local folder; rows name the one they want")

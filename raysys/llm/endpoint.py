@@ -19,6 +19,7 @@ from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Reply, Request
 from raysys.llm.endpoint_http import Denied, Trouble, body_of, is_chat, path_of, read_reply
+from raysys.llm.endpoint_reason import with_reason
 from raysys.llm.endpoint_session import Answer, Connection, away, denied, endpoint_of
 from raysys.llm.rate_limit import Pace, backoff_s
 from raysys.llm.seeds import draw_seed
@@ -176,13 +177,13 @@ class EndpointGenerator:
         if isinstance(answer, Trouble):
             return answer
         try:
-            return read_reply(answer.status, answer.headers, answer.payload, request, n, is_chat(self._config))
+            return read_reply(answer.status, answer.headers, answer.payload, request, n, self._config)
         except Denied as refusal:
             if refusal.status == 403 and self._last_success > float("-inf"):
-                # The key is valid, because others were answered with it; the server gives no reason for this refusal.
+                # The key is valid, because others were answered with it.
                 detail = "the server answered 403 to this request, after others were answered"
-                return Trouble(Failure("http_403", detail), retry=False)
-            self._denied = denied(self._endpoint, refusal.status)
+                return Trouble(Failure("http_403", with_reason(detail, refusal.reason)), retry=False)
+            self._denied = denied(self._endpoint, refusal.status, refusal.reason)
             raise self._denied from None
 
     def _note_presence(self, answer: Answer | Trouble) -> None:

@@ -1,6 +1,6 @@
 """Bodies of requests to an OpenAI-compatible server, and interpretation of its replies.
 
-Messages made from a reply never contain its text, because servers may echo prompts; only completions do.
+Failures contain the server's reason only as `raysys.llm.endpoint_reason` returns it, because servers may echo prompts.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from PIL import Image
 
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
+from raysys.llm.endpoint_reason import server_reason, with_reason
 from raysys.llm.rate_limit import retry_after_s
 
 RETRIED = frozenset({408, 409, 425, 429})
@@ -33,12 +35,6 @@ ANSWER_TOO_LONG = re.compile(r"max_(completion_)?tokens\W[^.]{0,60}too large", r
 
 FILTERED = re.compile(r"content[ _](filter|policy)|responsible_?ai|moderation|\bflagged\b", re.I)
 """Codes and messages of Azure, OpenAI and OpenRouter for a prompt or answer that a content filter blocks."""
-
-# fmt: off
-PARAMETERS = ("model", "messages", "prompt", "image_url", "max_tokens", "temperature", "top_p", "top_k",
-              "repetition_penalty", "seed", "n", "stop")
-# fmt: on
-"""Parameter names that may be repeated from a refusal."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,11 @@ class Trouble:
 
 
 class Denied(Exception):
-    """The server refuses access (401, or 403 that is not about the prompt). Holds only the status code."""
+    """The server refuses access (401, or 403 that is not about the prompt), for the `reason` that it gives."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status, self.reason = status, reason
 
 
 def path_of(config: LlmConfig) -> str:
@@ -119,44 +115,55 @@ def data_url(image: np.ndarray) -> str:
 
 
 def read_reply(
-    status: int, headers: Mapping[str, str], payload: bytes, request: Request, n: int, chat: bool
+    status: int, headers: Mapping[str, str], payload: bytes, request: Request, n: int, config: LlmConfig
 ) -> list[Completion] | Trouble:
     """The completions in the reply to `request` (at least 1, at most `n`), or the reason why there are none.
 
     Raises Denied for 401, and for a 403 that is not about the prompt.
     """
     if 200 <= status < 300:
-        return _completions(payload, n, chat)
-    if status != 401 and (known := _known_refusal(status, payload)) is not None:
+        return _completions(payload, n, is_chat(config))
+    reason = reason_in(payload, config, request)
+    if status != 401 and (known := _known_refusal(status, payload, reason)) is not None:
         return Trouble(known, retry=False)
     if status in DENIED:
-        raise Denied(status)
+        raise Denied(status, reason)
     if status in RETRIED or status >= 500:
         wait_s = retry_after_s(headers.get("Retry-After"))
         everyone = status == 429 or (status == 503 and wait_s is not None)
-        failure = Failure(f"http_{status}", f"the server answered {status}")
+        failure = Failure(f"http_{status}", with_reason(f"the server answered {status}", reason))
         return Trouble(failure, wait_s=wait_s, everyone=everyone)
     if 300 <= status < 400:
         detail = f"the server answered {status}: it redirects; base_url has to be the final address"
         return Trouble(Failure(f"http_{status}", detail), retry=False)
     if status == 404 and request.adapter is not None:
-        return Trouble(
-            Failure("unknown_adapter", f"the server has no {request.adapter!r}", bad_input=True), retry=False
-        )
+        detail = with_reason(f"the server has no {request.adapter!r}", reason)
+        return Trouble(Failure("unknown_adapter", detail, bad_input=True), retry=False)
     # An error, not a rejection: if the server refuses a parameter, the job must stop.
-    return Trouble(Failure("bad_request", f"the server answered {status}{_named(payload)}"), retry=False)
+    return Trouble(Failure("bad_request", with_reason(f"the server answered {status}", reason)), retry=False)
 
 
-def _known_refusal(status: int, payload: bytes) -> Failure | None:
+def reason_in(payload: bytes, config: LlmConfig, request: Request | None = None) -> str:
+    """The server's reason in an error reply, without the texts of the request and the key."""
+    variable = config.endpoint.api_key_env if config.endpoint is not None else None
+    key = os.environ.get(variable, "") if variable else ""
+    sent = [key, config.system or "", config.template, request.text if request is not None else ""]
+    adapter = request.adapter if request is not None else None
+    return server_reason(payload, sent, [config.model, adapter or ""])
+
+
+def _known_refusal(status: int, payload: bytes, reason: str) -> Failure | None:
     """A refusal because of the prompt, for which a retry cannot help; None for other refusals."""
     if status == 413:
-        return Failure("prompt_too_large", "the server answered 413: the request has too many bytes", bad_input=True)
+        detail = with_reason("the server answered 413: the request has too many bytes", reason)
+        return Failure("prompt_too_large", detail, bad_input=True)
     words = " ".join(str(value) for value in _error_of(payload).values())
     if TOO_LONG.search(words) and not ANSWER_TOO_LONG.search(words):
-        detail = f"the server answered {status}: prompt and answer are longer than its context"
+        detail = with_reason(f"the server answered {status}: prompt and answer are longer than its context", reason)
         return Failure("prompt_too_long", detail, bad_input=True)
     if status < 500 and FILTERED.search(words):
-        return Failure("content_filter", f"the server answered {status}: its filter refuses the prompt", bad_input=True)
+        detail = with_reason(f"the server answered {status}: its filter refuses the prompt", reason)
+        return Failure("content_filter", detail, bad_input=True)
     return None
 
 
@@ -170,13 +177,6 @@ def _error_of(payload: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         return {}
     return {key: data[key] for key in ("message", "type", "code") if isinstance(data.get(key), str)}
-
-
-def _named(payload: bytes) -> str:
-    """The parameters that a refusal names. Only known names are repeated, no other text of the reply."""
-    text = payload.decode("utf-8", "replace")
-    named = [name for name in PARAMETERS if re.search(rf"[`'\"\[.]{name}[`'\"\].]", text)]
-    return f"; its message names {', '.join(named)}" if named else ""
 
 
 def _completions(payload: bytes, n: int, chat: bool) -> list[Completion] | Trouble:

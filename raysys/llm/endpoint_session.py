@@ -17,7 +17,8 @@ import aiohttp
 from raysys.errors import InputError
 from raysys.llm.config import EndpointConfig, LlmConfig
 from raysys.llm.contract import Failure
-from raysys.llm.endpoint_http import DENIED, Trouble, parse_json
+from raysys.llm.endpoint_http import DENIED, Trouble, parse_json, reason_in
+from raysys.llm.endpoint_reason import with_reason
 
 CONNECT_TIMEOUT_S = 10.0
 """Time within which an available host accepts a connection, even if it is busy."""
@@ -93,9 +94,9 @@ def key_of(endpoint: EndpointConfig) -> str | None:
     return key
 
 
-def denied(endpoint: EndpointConfig, status: int) -> InputError:
-    """The InputError for a 401 or 403."""
-    what = f"{endpoint.base_url} refuses access ({status})"
+def denied(endpoint: EndpointConfig, status: int, reason: str) -> InputError:
+    """The InputError for a 401 or 403, with the reason that the server gives."""
+    what = with_reason(f"{endpoint.base_url} refuses access ({status})", reason)
     if endpoint.api_key_env is None:
         return InputError(what, "set endpoint.api_key_env to the name of the environment variable that holds the key")
     return InputError(what, f"check the key in the environment variable {endpoint.api_key_env}")
@@ -266,14 +267,15 @@ def check_endpoint(config: LlmConfig, needed_tokens: int = 0, adapters: Sequence
             raise InputError(f"{url}: {got.failure.detail}", "set SSL_CERT_FILE to a file of trusted certificates")
         return f"{url} gave no list of models: {got.failure.detail}; the run waits for a server that is away"
     if got.status in DENIED:
-        raise denied(endpoint, got.status)
+        raise denied(endpoint, got.status, reason_in(got.payload, config))
     if 300 <= got.status < 400:
         raise InputError(f"{url} redirects ({got.status})", "give the final address as endpoint.base_url")
     contexts = _contexts(got)
     if contexts is None and below_v1 is not None and _contexts(below_v1) is not None:
         raise InputError(f"endpoint.base_url = {url} is not an API, {url}/v1 is", f"endpoint.base_url={url}/v1")
     if contexts is None:
-        return f"{url} gave no list of models (it answered {got.status}): the model's name is not checked"
+        answered = with_reason(f"it answered {got.status}", "" if got.status == 200 else reason_in(got.payload, config))
+        return f"{url} gave no list of models ({answered}): the model's name is not checked"
     for kind, name in [("model", config.model), *(("adapter", name) for name in adapters)]:
         if name not in contexts:
             raise InputError(f"{url} has no {kind} {name!r}", f"it has: {', '.join(sorted(contexts)[:MAX_LISTED])}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,12 @@ def model_folder(place: str, repository: str | None = None) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The contents of config.json. Raises InputError if it is missing or not JSON."""
-    file = folder / "config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        reason = "is not JSON" if file.is_file() else "is missing"
-        raise InputError(f"model folder {folder}: config.json {reason}", "give the folder of a complete model") from exc
+        return places.read_json(folder / "config.json")
+    except OSError as exc:
+        raise InputError(
+            f"model folder {folder}: config.json is missing", "give the folder of a complete model"
+        ) from exc
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -108,7 +107,7 @@ def _auto_map(folder: Path) -> list[str]:
     names = []
     for file in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
         if (folder / file).is_file():
-            for value in json.loads((folder / file).read_text(encoding="utf-8")).get("auto_map", {}).values():
+            for value in places.read_json(folder / file).get("auto_map", {}).values():
                 names += [str(v) for v in (value if isinstance(value, list) else [value]) if v]
     return names
 

@@ -17,6 +17,7 @@ from PIL import Image
 from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Failure, Request
+from raysys.models.places import naming_damaged_files
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
 """Vocabulary files; a tokenizer has at least one of them."""
@@ -43,7 +44,8 @@ class Renderer:
         processor_kwargs: overrides of the processor's settings, for counting the tokens of images.
         """
         self.config = config
-        loaded = _load_processor(folder, trust_remote_code, processor_kwargs or {})
+        with naming_damaged_files(folder):
+            loaded = _load_processor(folder, trust_remote_code, processor_kwargs or {})
         self.processor = loaded if hasattr(loaded, "image_processor") else None
         self.tokenizer = loaded.tokenizer if self.processor is not None else loaded
         self._lock = threading.Lock()  # fast tokenizers are not thread-safe

@@ -28,6 +28,8 @@ from raysys.llm.drawing import RowEnds, finished, logits_processors
 from raysys.llm.folder import context_length, load_config, may_run_code, model_folder
 from raysys.llm.render import Renderer, redacted, too_long, unknown_adapter
 from raysys.llm.seeds import draw_seed
+from raysys.models.device import torch_device
+from raysys.models.places import naming_damaged_files
 
 _NOT_FROM_THE_MODEL = {
     "do_sample": False,
@@ -72,7 +74,9 @@ class TransformersGenerator:
         self._model_config = load_config(folder, trust)
         self._renderer = Renderer(config, folder, trust)
         self._context = context_length(self._model_config, config.max_model_len)
-        self._model = _load_model(config, folder, self._model_config, trust).to(_device(self._settings.device)).eval()
+        with naming_damaged_files(folder):
+            model = _load_model(config, folder, self._model_config, trust)
+        self._model = model.to(torch_device(self._settings.device)).eval()
         # Answers continue the padded prompt, so padding is on the left; encoders count positions from the left.
         self._renderer.tokenizer.padding_side = "right" if self._model_config.is_encoder_decoder else "left"
         self._ends = _end_tokens(self._model, self._renderer.tokenizer)
@@ -197,13 +201,6 @@ class TransformersGenerator:
             return self._model.disable_adapter()
         self._model.set_adapter(name)
         return nullcontext()
-
-
-def _device(wanted: str) -> str:
-    """The device, resolved in the worker, because the driver may not have the workers' GPU."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _load_model(config: LlmConfig, folder: Path, model_config: Any, trust_remote_code: bool) -> torch.nn.Module:

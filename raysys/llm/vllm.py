@@ -11,29 +11,30 @@ import atexit
 import dataclasses
 import importlib.util
 import itertools
-import json
 import logging
 import multiprocessing
 import os
 import platform
 import signal
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from raysys.errors import InputError
 from raysys.llm.config import LlmConfig
-from raysys.llm.contract import Completion, EngineDied, Failure, Reply, Request
+from raysys.llm.contract import Completion, EngineDied, Failure, Reply, Request, SamplingConfig
 from raysys.llm.engine_log import last_error, own_logs
 from raysys.llm.folder import may_run_code, model_folder, saved_dtype
 from raysys.llm.render import Renderer, redacted, too_long, unknown_adapter
 from raysys.llm.seeds import draw_seed
+from raysys.models import places
 
 T = TypeVar("T")
 
@@ -77,12 +78,14 @@ class VllmGenerator:
         arguments = engine_arguments(config, folder, trust, sees=self._renderer.processor is not None)
         self._numbers = itertools.count()
         self._closed = False
+        self._logs = own_logs()
         self._running = _Running(arguments, config)
         self._context = self._running.llm.model_config.max_model_len
         # Ended with this object, with a multiprocessing child (where atexit does not run), and at exit, before vLLM
         # itself is told.
         self._end = Finalize(self, self._running.end, exitpriority=10)
         atexit.register(self._end)
+        self._probe()
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """One reply per request, in order. Requests of several threads share the engine's batches."""
@@ -93,6 +96,22 @@ class VllmGenerator:
             return self._running.call(self._answer_all(requests, prepared))
         except CancelledError:
             raise EngineDied("the engine was closed while it answered") from None
+
+    def _probe(self) -> None:
+        """Ask one question. Raises InputError if the engine dies of it: it would die of every row, one after the other.
+
+        vLLM starts models that its kernels cannot run, for example attention heads of 16 on CPUs.
+        """
+        image = None if self._renderer.processor is None else np.full((64, 64, 3), 128, np.uint8)
+        request = Request("probe", "a", SamplingConfig(max_tokens=2), image=image)
+        try:
+            self.generate([request])  # a Failure concerns only this question
+        except EngineDied as exc:
+            self.close()
+            raise InputError(
+                f"vLLM's engine starts, but ends at its first request: {exc}",
+                f"set llm.engine: transformers, or change llm.dtype or llm.vllm.engine_kwargs; {_all_in(self._logs)}",
+            ) from exc
 
     def close(self) -> None:
         """Stop the engine's processes; pending `generate` calls raise EngineDied."""
@@ -139,7 +158,8 @@ class VllmGenerator:
         try:
             return await self._complete(request, rendered)
         except EngineDeadError as exc:
-            raise EngineDied("vLLM's engine process ended") from exc
+            found = last_error(self._logs)
+            raise EngineDied(f"vLLM's engine process ended: {found[0] if found else 'without an error'}") from exc
         except VLLMClientError as exc:
             return Failure("prompt_refused", redacted(exc, request), bad_input=True)
         except Exception as exc:
@@ -309,7 +329,7 @@ def lora_rank(config: LlmConfig) -> int:
     largest = config.vllm.engine_kwargs.get("max_lora_rank", _LORA_RANKS[-1])
     needed = 0
     for name, folder in config.vllm.adapters.items():
-        rank = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8")).get("r")
+        rank = places.read_json(Path(folder) / "adapter_config.json").get("r")
         if not isinstance(rank, int) or not 0 < rank <= largest:
             raise InputError(f"adapter {name}: {folder} has rank {rank!r}", f"vLLM takes 1 to {largest} here")
         needed = max(needed, rank)
@@ -326,12 +346,16 @@ def _cause_is_told() -> Iterator[None]:
         if _NOT_STARTED not in str(exc):
             raise
         found = last_error(logs)
-        cause, place = found or (str(exc), "the output of this process")
         raise InputError(
-            f"vLLM's engine does not start: {cause}",
-            "change llm.vllm.engine_kwargs, llm.max_model_len or llm.dtype, or take a larger GPU; "
-            f"all that vLLM said is in {place} on {platform.node()}",
+            f"vLLM's engine does not start: {found[0] if found else exc}",
+            f"change llm.vllm.engine_kwargs, llm.max_model_len or llm.dtype, or take a larger GPU; {_all_in(logs)}",
         ) from exc
+
+
+def _all_in(logs: Mapping[Path, int]) -> str:
+    found = last_error(logs)
+    place = found[1] if found else "the output of this process"
+    return f"all that vLLM said is in {place} on {platform.node()}"
 
 
 @contextmanager

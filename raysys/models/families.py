@@ -6,13 +6,13 @@ To add a family, add a folder next to `models/sd/` with the same file names, and
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from raysys.errors import InputError
+from raysys.models import places
 from raysys.models.family import DTYPES, Family, Pipeline
 from raysys.models.loading import PIPELINE_INDEX
 from raysys.models.sd.config import SdDenoiserConfig
@@ -54,10 +54,8 @@ def family_of(folder: str | Path) -> Family:
         raise InputError(
             f"{folder} is not a pipeline folder: {PIPELINE_INDEX} is missing", "give the folder of a saved pipeline"
         )
-    try:
-        class_name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError):
-        raise InputError(f"{index} is not a JSON object", "save the pipeline again") from None
+    contents = places.read_json(index)
+    class_name = contents.get("_class_name") if isinstance(contents, dict) else None
     if class_name not in PIPELINE_CLASSES:
         known = ", ".join(PIPELINE_CLASSES)
         raise InputError(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from raysys.errors import InputError
 from raysys.models import places
+from raysys.models.device import torch_device
 
 if TYPE_CHECKING:  # not needed for hashing
     import torch
@@ -82,21 +83,22 @@ def digest_of(folder: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def ready(model: M, device: str) -> M:
-    """Put the model into eval mode, freeze it and move it to `device`."""
-    return model.eval().requires_grad_(False).to(device)
+    """Put the model into eval mode, freeze it and move it to `device`. Raises InputError for an unavailable device."""
+    return model.eval().requires_grad_(False).to(torch_device(device))
 
 
 def loaded(folder: Path, load: Callable[[], L]) -> L:
     """Return `load()`, which no other thread does at the same time. Its exceptions about files of the folder are raised
     as one InputError that names the folder."""
-    try:
-        with BUILDING:
-            return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise InputError(
-            f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
-        ) from exc
+    with places.naming_damaged_files(folder):
+        try:
+            with BUILDING:
+                return load()
+        except (OSError, ValueError, KeyError, SafetensorError) as exc:
+            reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+            raise InputError(
+                f"model folder {folder} cannot be loaded: {reason}", "it needs config.json and .safetensors weights"
+            ) from exc
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
@@ -108,7 +110,7 @@ def _digest(root: Path, files: Sequence[Path]) -> str:
 
 
 def _config_digest(file: Path) -> str:
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = places.read_json(file)
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in _VOLATILE_KEYS}
     return hashlib.sha256(json.dumps(data, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from raysys.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent / "zoo" / "members"
 MANIFEST = "manifest.json"
 PREFIX = "zoo:"
+
+DAMAGED_FIX = "copy, download or save the model again"
 
 
 def is_zoo_name(name: str) -> bool:
@@ -28,7 +32,7 @@ def read_manifest(root: Path = ROOT) -> dict[str, Any]:
     file = root / MANIFEST
     if not file.is_file():
         raise InputError(f"model zoo {root} has no {MANIFEST}", "reinstall raysys, or run `raysys zoo build`")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file)
 
 
 def path(name: str, root: Path = ROOT) -> Path:
@@ -51,6 +55,42 @@ def path(name: str, root: Path = ROOT) -> Path:
                 "reinstall raysys, or run `raysys zoo build`",
             )
     return folder
+
+
+def read_json(file: Path) -> Any:
+    """The JSON value in a file of a model. Raises InputError naming the file if it is damaged, FileNotFoundError if it
+    is missing."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise InputError(f"model file {file} is not valid JSON: {exc}", DAMAGED_FIX) from exc
+
+
+@contextmanager
+def naming_damaged_files(folder: Path) -> Iterator[None]:
+    """If the block fails and a file of the model in `folder` is damaged, raise an InputError that names the file.
+
+    Libraries report damaged files with exceptions of many types, and often without the file's name.
+    """
+    try:
+        yield
+    except Exception as exc:
+        _refuse_damaged_files(folder, exc)
+        raise
+
+
+def _refuse_damaged_files(folder: Path, cause: Exception) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        if file.suffix == ".json":
+            read_json(file)
+        elif file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "np"):
+                    pass
+            except (SafetensorError, OSError) as exc:
+                raise InputError(f"model file {file} is damaged or incomplete: {exc}", DAMAGED_FIX) from cause
 
 
 def sha256(file: Path) -> str:

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from raysys.errors import InputError
 from raysys.outcomes import error_from
 from raysys.rows import GENERATIONS, SAMPLES
-from raysys.shards.files import is_url, join
-from raysys.shards.folder import image_names, list_files, listing_signature, read_file
+from raysys.shards.files import is_url, join, read_file
+from raysys.shards.folder import image_names, list_files, listing_signature
 from raysys.shards.licenses import normalize
 from raysys.shards.raw import IMAGE_EXTENSIONS, first_of, printable
 from raysys.shards.references import ImageReader

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 
 from raysys.report.data import ImageOf
+from raysys.shards.decode import has_codec
 
 MAX_SOURCE_PIXELS = 64_000_000
 """Images with more pixels, according to their header, are not decoded for a thumbnail: 64 MP of RGB are 192 MB."""
@@ -42,6 +43,7 @@ def load(image_of: ImageOf, name: str) -> Image.Image | str:
         data = image_of(name)
     except (OSError, KeyError, ValueError) as exc:
         return f"cannot be read ({type(exc).__name__})"
+    has_codec("HEIF")  # where the extra heif is installed, Pillow opens HEIF files from now on
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_SOURCE_PIXELS:
@@ -49,8 +51,8 @@ def load(image_of: ImageOf, name: str) -> Image.Image | str:
             # JPEG can decode at a fraction of its size; other formats ignore this.
             image.draft("RGB", (2 * THUMBNAIL_SIDES[0], 2 * THUMBNAIL_SIDES[0]))
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        # Pillow raises SyntaxError for a broken PNG.
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as exc:
+        # Pillow raises SyntaxError for a broken PNG, RuntimeError for a broken AVIF.
         return f"cannot be decoded ({type(exc).__name__})"
 
 

@@ -42,19 +42,15 @@ def study_report(data: StudyReport, out: Path) -> Path:
         for name, found in data.evaluations.items()
     ]
     parts = [{"name": name, "view": section(name).view(found)} for name, found in data.parts.items()]
-    html = (
-        _environment()
-        .get_template("study.html.j2")
-        .render(
-            data=data,
-            headline=evaluations[0]["headline"] if evaluations else NOTHING,
-            evaluations=evaluations,
-            parts=parts,
-            series_of={name: series_of(i) for i, name in enumerate(data.models)},
-            **_assets(),
-        )
+    return write_page(
+        "study.html.j2",
+        out,
+        data=data,
+        headline=evaluations[0]["headline"] if evaluations else NOTHING,
+        evaluations=evaluations,
+        parts=parts,
+        series_of={name: series_of(i) for i, name in enumerate(data.models)},
     )
-    return _write(html, out)
 
 
 def replication_report(
@@ -67,20 +63,21 @@ def replication_report(
     versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report of one measurement (`raysys replication GENERATED TRAINING --report out`); return `out`."""
-    html = (
-        _environment()
-        .get_template("replication.html.j2")
-        .render(
-            title="Replication report",
-            command=command,
-            versions=versions or {},
-            result=result,
-            headline=replication_headline(result),
-            view=view_of_one(result, generated_bytes, training_bytes),
-            **_assets(),
-        )
+    return write_page(
+        "replication.html.j2",
+        out,
+        title="Replication report",
+        command=command,
+        versions=versions or {},
+        result=result,
+        headline=replication_headline(result),
+        view=view_of_one(result, generated_bytes, training_bytes),
     )
-    return _write(html, out)
+
+
+def write_page(template: str, out: Path, **values: Any) -> Path:
+    """Render a template that extends base.html.j2, and write it to `out`; return `out`."""
+    return _write(_environment().get_template(template).render(**values, **_assets()), out)
 
 
 def _environment() -> Environment:

@@ -1,6 +1,7 @@
 """Safe decoding: bytes of an unknown file → RGB pixels, or the reason for a rejection. Never raises for bad data.
 
-Accepted: JPEG (of an MPO, the first image), PNG, WebP, and GIF, BMP, TIFF with a single image.
+Accepted: JPEG (of an MPO, the first image), PNG, WebP, HEIF (HEIC; the primary image), and AVIF, GIF, BMP, TIFF with a
+single image. AVIF needs a Pillow that is built with it, as Pillow's wheels are; HEIF needs the extra `heif`.
 Color profiles are not applied. Transparency is composited on white. 16-bit grays are scaled, not clipped.
 """
 
@@ -10,16 +11,23 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from pydantic import Field
 
 from raysys import outcomes
 from raysys.config import Config
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""The Pillow parsers that may read the bytes. No other parser is called."""
+"""The Pillow parsers that may read the bytes, besides `CODECS`. No other parser is called."""
+
+CODECS = {
+    "AVIF": "this build of Pillow cannot decode AVIF; install Pillow's wheel: pip install --force-reinstall pillow",
+    "HEIF": "HEIC and HEIF files need the extra heif: pip install 'raysys[heif]'",
+}
+"""Formats whose decoder may not be installed, and what to do then."""
 
 _DECODER_ERRORS = (
     OSError,
@@ -31,6 +39,7 @@ _DECODER_ERRORS = (
     TypeError,
     OverflowError,
     MemoryError,
+    RuntimeError,  # raised by the decoders of AVIF and HEIF
     struct.error,
     zlib.error,
 )
@@ -132,10 +141,15 @@ def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Reject
     # Pillow's WebP reader allocates the canvas when it opens a file, before the size can be checked.
     if (size := _webp_size(data)) is not None and (found := _size_problem(size, limits)) is not None:
         return found
+    formats = FORMATS
+    if (codec := _sniff(data[:64])) in CODECS:
+        if not has_codec(codec):
+            return Rejection("unsupported_format", CODECS[codec])
+        formats = (codec,)
     # Another library may have enabled this for the process; truncated images would then be accepted.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         return Rejection("too_large", str(exc))
     except _DECODER_ERRORS as exc:
@@ -143,7 +157,7 @@ def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Reject
     try:
         if (found := _size_problem(image.size, limits)) is not None:
             return found
-        if image.format != "MPO" and getattr(image, "is_animated", False):
+        if image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False):
             return Rejection("animated", f"{image.format} with several frames")
         image.load()
     except _DECODER_ERRORS as exc:
@@ -151,6 +165,19 @@ def _load(data: bytes, limits: DecodeConfig) -> tuple[Image.Image, int] | Reject
     if image.mode not in _CONVERTIBLE_MODES:
         return Rejection("unsupported_format", f"{image.format} in mode {image.mode}")
     return image, _orientation(image)
+
+
+@lru_cache
+def has_codec(name: str) -> bool:
+    """Whether a format of `CODECS` can be decoded in this process."""
+    if name == "AVIF":
+        return features.check("avif")
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _size_problem(size: tuple[int, int], limits: DecodeConfig) -> Rejection | None:
@@ -199,7 +226,7 @@ def _undecodable(data: bytes, exc: BaseException) -> Rejection:
     kind = _sniff(data)
     if kind is None:
         return Rejection("not_image", f"starts with {data[:16]!r}")
-    if kind not in FORMATS:
+    if kind not in (*FORMATS, *CODECS):
         return Rejection("unsupported_format", kind)
     if _end_is_missing(data, kind):
         return Rejection("truncated", f"{kind} of {len(data)} bytes without its end; {detail or 'header unreadable'}")
@@ -228,8 +255,17 @@ def _sniff(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
+        return _media_kind(data)
     return None
+
+
+def _media_kind(data: bytes) -> str:
+    """AVIF, HEIF or MP4, by the brands in the first box of an ISO media file (ISO/IEC 14496-12, 23008-12)."""
+    size = int.from_bytes(data[:4], "big")
+    brands = {data[8:12], *(data[i : i + 4] for i in range(16, min(size, len(data)), 4))}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"} else "MP4"
 
 
 def _end_is_missing(data: bytes, kind: str) -> bool:

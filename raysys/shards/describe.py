@@ -20,8 +20,8 @@ from raysys.errors import InputError
 from raysys.outcomes import KEPT, error_from
 from raysys.rows import FEATURES, GENERATIONS, SAMPLES
 from raysys.shards.decode import DecodeConfig, Decoded, decode_image
-from raysys.shards.files import is_url, join
-from raysys.shards.folder import image_names, list_files, listing_signature, read_file
+from raysys.shards.files import is_url, join, read_file
+from raysys.shards.folder import image_names, list_files, listing_signature
 from raysys.shards.images import image_reader
 from raysys.shards.licenses import LICENSE_REASONS
 from raysys.shards.raw import printable

@@ -70,28 +70,42 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
+def read_file(path: str) -> bytes:
+    with open_binary(path) as file:
+        return file.read()
+
+
+def file_size(path: str) -> int:
+    """Bytes of a local file or URL. Raises the file system's errors."""
+    if is_url(path):
+        fs, inner = fsspec.core.url_to_fs(path)
+        return int(fs.size(inner))
+    return os.stat(path).st_size
+
+
 def open_source(path: str) -> Source:
     """Open a local path or URL. Raises the file system's errors (FileNotFoundError, PermissionError …)."""
     return RemoteSource(path) if is_url(path) else LocalSource(path)
 
 
 F = TypeVar("F", bound="Closable")
+K = TypeVar("K")
 
 
 class Closable(Protocol):
     def close(self) -> None: ...
 
 
-class OpenFiles(Generic[F]):
-    """An LRU cache of a process's open files, by path; evicted files are closed."""
+class OpenFiles(Generic[K, F]):
+    """An LRU cache of a process's open files, by what `opener` takes; evicted files are closed."""
 
-    def __init__(self, opener: Callable[[str], F], max_open: int) -> None:
+    def __init__(self, opener: Callable[[K], F], max_open: int) -> None:
         self._opener, self._max_open = opener, max_open
-        self._open: OrderedDict[str, F] = OrderedDict()
+        self._open: OrderedDict[K, F] = OrderedDict()
 
-    def get(self, path: str) -> F:
-        file = self._open.pop(path, None) or self._opener(path)
-        self._open[path] = file
+    def get(self, place: K) -> F:
+        file = self._open.pop(place, None) or self._opener(place)
+        self._open[place] = file
         while len(self._open) > self._max_open:
             self._open.popitem(last=False)[1].close()
         return file

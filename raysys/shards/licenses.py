@@ -66,8 +66,10 @@ _FAMILIES_BY_STRICTNESS = (
 _RANK = {family: rank for rank, family in enumerate(_FAMILIES_BY_STRICTNESS)}
 
 
-def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
+def normalize(evidence: Mapping[str, Any], own_field: str | None = None) -> tuple[str, str | None]:
     """The license according to an image's metadata, and the statement that determines it.
+
+    own_field: a further field at the top level that states the license of the image; upper and lower case are the same.
 
     Returns (id, "<field>=<value>"), where the field of a structured value is a path ("license.name"). The strictest
     statement applies; one that is not understood makes the license `unknown`. Credit lines and empty values are not
@@ -78,7 +80,7 @@ def normalize(evidence: Mapping[str, Any]) -> tuple[str, str | None]:
     those in a JSON text, and fields with a namespace or a prefix (EXIF:Copyright, image_license) may be about a page or
     a data set: they can make the license stricter, but cannot grant one.
     """
-    statements = list(_statements(evidence))
+    statements = list(_statements(evidence, own_field))
     own = [s for s in statements if s.is_own]
     counted = [s for s in statements if s.license is not None]
     if not any(s.is_own for s in counted):
@@ -96,9 +98,12 @@ class _Statement:
     is_own: bool
 
 
-def _statements(evidence: Mapping[str, Any]) -> Iterator[_Statement]:
+def _statements(evidence: Mapping[str, Any], own_field: str | None) -> Iterator[_Statement]:
     """All statements in the metadata, in order. Not recursive, because JSON may be nested too deeply for the stack."""
-    todo = [_Value.of(str(key), str(key), value, is_top_level=True) for key, value in evidence.items()][::-1]
+    own = None if own_field is None else own_field.lower()
+    names = [(key, "license" if key.lower() == own else key) for key in map(str, evidence)]
+    values = zip(names, evidence.values(), strict=True)
+    todo = [_Value.of(key, field, value, is_top_level=True) for (key, field), value in values][::-1]
     while todo:
         item = todo.pop()
         if (parsed := _parsed_json(item.value)) is not None:

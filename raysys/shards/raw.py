@@ -9,8 +9,12 @@ from typing import Any
 
 from raysys.shards.licenses import is_license_field
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif")
-REFUSED_IMAGE_EXTENSIONS = ("heic", "heif", "avif", "jxl", "psd", "svg")
+# fmt: off
+IMAGE_EXTENSIONS = (
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif", "avif", "heic", "heif", "hif",
+)
+# fmt: on
+REFUSED_IMAGE_EXTENSIONS = ("jxl", "jp2", "ppm", "pgm", "pbm", "pnm", "psd", "svg")
 """Image formats that cannot be decoded: such files become rejected rows instead of being ignored."""
 
 MAX_TEXT_BYTES = 4 * 2**20

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysys.shards.arrow import ArrowCursor
 from raysys.shards.files import OpenFiles, open_source
-from raysys.shards.parquet import ImageCursor
+from raysys.shards.parquet import ParquetCursor
 
 Failure = OSError | ValueError
 """OSError: the source cannot be read. ValueError: the source has changed since it was ingested."""
@@ -19,7 +20,7 @@ class ImageReader:
     def __init__(self) -> None:
         self._sources = OpenFiles(open_source, max_open=16)
         # A cursor holds a batch of decoded rows: few of them.
-        self._cursors = OpenFiles(ImageCursor, max_open=2)
+        self._cursors = OpenFiles(_cursor, max_open=2)
 
     def read(self, row: Mapping[str, Any]) -> bytes:
         """The original bytes of one row (columns shard, member, offset, length; image and sample_id if present).
@@ -28,8 +29,8 @@ class ImageReader:
         """
         if row.get("image") is not None:
             return row["image"]
-        if row["member"] is None:
-            data = self._cursors.get(row["shard"]).get(row["offset"])
+        if is_table_source(row["shard"]):
+            data = self._cursors.get((row["shard"], row["member"])).get(row["offset"])
         else:
             data = self._sources.get(row["shard"]).read(row["offset"], row["length"])
         if data is None or len(data) != row["length"] or not _is_ingested(row, data):
@@ -51,6 +52,16 @@ class ImageReader:
         self._cursors.close()
 
 
+def is_table_source(shard: str) -> bool:
+    """Whether `shard` holds images as values of a column, which the row's `member` names (null = found by its name)."""
+    return shard.lower().endswith((".parquet", ".pq", ".arrow"))
+
+
+def _cursor(place: tuple[str, str | None]) -> ParquetCursor | ArrowCursor:
+    path, column = place
+    return ArrowCursor(path, column) if path.lower().endswith(".arrow") else ParquetCursor(path, column)
+
+
 def _is_ingested(row: Mapping[str, Any], data: bytes) -> bool:
     """Whether the bytes have the hash in the row's sample_id, i.e. the shard was not replaced since ingest."""
     expected = row.get("sample_id")
@@ -58,4 +69,4 @@ def _is_ingested(row: Mapping[str, Any], data: bytes) -> bool:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return f"row {row['offset']}" if row["member"] is None else str(row["member"])
+    return f"row {row['offset']}" if is_table_source(row["shard"]) else str(row["member"])

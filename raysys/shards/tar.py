@@ -29,7 +29,8 @@ _REFUSED_KINDS = {
     b"S": "sparse",
 }
 
-# webdataset: the key is the path up to the first dot of the base name, the extension the rest.
+# webdataset: the key is the path up to the first dot of the base name, the extension the rest: "d/a.b.jpg" is the
+# member "b.jpg" of the sample "d/a".
 _KEY_AND_EXTENSION = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]*)$", re.DOTALL)
 
 
@@ -91,7 +92,7 @@ def index_tar(source: Source) -> list[TarItem]:
 
     def close_group() -> None:
         if group_key is not None:
-            items.append(TarItem(_unique(group_key, taken), group_key, tuple(group)))
+            items.append(TarItem(unique_in(group_key, taken), group_key, tuple(group)))
 
     try:
         for key, member in _members(source):
@@ -106,13 +107,13 @@ def index_tar(source: Source) -> list[TarItem]:
         if key != group_key:
             close_group()
             group = []
-        items.append(TarItem(_unique(key, taken), key, tuple(group), (exc.reason, exc.detail)))
+        items.append(TarItem(unique_in(key, taken), key, tuple(group), (exc.reason, exc.detail)))
         return items
     close_group()
     return items
 
 
-def _unique(key: str, taken: dict[str, int]) -> str:
+def unique_in(key: str, taken: dict[str, int]) -> str:
     """`key`, or "key#2", "key#3" … if the shard repeats it."""
     unique = key
     while unique in taken:

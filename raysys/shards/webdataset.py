@@ -1,4 +1,9 @@
-"""WebDataset tars, as written by the `webdataset` library and `img2dataset`: <key>.jpg + <key>.txt + <key>.json."""
+"""WebDataset tars, as written by the `webdataset` library and `img2dataset`: <key>.jpg + <key>.txt + <key>.json.
+
+The key of a member is its path up to the first dot of the base name, as in `webdataset`: `a.b.jpg` belongs to the
+sample `a`. One image per sample is used. Each further image is an item of its own, which is rejected as `second_image`,
+so that every image in a tar has a row.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,43 @@ from functools import lru_cache
 from raysys import outcomes
 from raysys.shards.files import Source, content_signature, open_source
 from raysys.shards.raw import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, REFUSED_IMAGE_EXTENSIONS, RawItem
-from raysys.shards.tar import Member, TarItem, index_tar
+from raysys.shards.tar import Member, TarItem, index_tar, unique_in
 
 TEXT_EXTENSIONS = ("txt", "text", "caption")
+_EXTENSIONS = (*IMAGE_EXTENSIONS, *REFUSED_IMAGE_EXTENSIONS)
+
+
+Item = TarItem | RawItem
+"""A sample, or a further image of the sample before it."""
 
 
 @lru_cache(maxsize=8)
-def _index(path: str, signature: str) -> tuple[TarItem, ...]:
-    """The index of a tar, cached for all of its chunks in this process; a changed tar has another signature."""
+def _index(path: str, signature: str) -> tuple[Item, ...]:
+    """The items of a tar, cached for all of its chunks in this process; a changed tar has another signature."""
     source = open_source(path)
     try:
-        return tuple(index_tar(source))
+        samples = index_tar(source)
     finally:
         source.close()
+    taken = {sample.key: 1 for sample in samples}
+    return tuple(item for sample in samples for item in (sample, *_further_images(path, sample, taken)))
+
+
+def _further_images(path: str, sample: TarItem, taken: dict[str, int]) -> Iterator[RawItem]:
+    used = _image_member(sample)
+    for member in sample.members:
+        if member is used or not _is_image(member):
+            continue
+        detail = f"{used.name} is the image of sample {sample.key!r}; a key ends at the first dot of the file name"
+        yield RawItem(
+            unique_in(member.name, taken),
+            sample.source_key,
+            shard=path,
+            member=member.name,
+            offset=member.offset,
+            length=member.size,
+            fate=outcomes.rejected("second_image", detail),
+        )
 
 
 def count_items(path: str, signature: str) -> int:
@@ -34,7 +63,7 @@ def read_items(path: str, start: int, stop: int, signature: str) -> Iterator[Raw
         if content_signature(source) != signature:
             raise ValueError(f"{path} changed since it was listed")
         for item in _index(path, signature)[start:stop]:
-            yield _raw(path, source, item)
+            yield item if isinstance(item, RawItem) else _raw(path, source, item)
     finally:
         source.close()
 
@@ -63,6 +92,8 @@ def _raw(path: str, source: Source, item: TarItem) -> RawItem:
 
 def _image_member(item: TarItem) -> Member | None:
     """`<key>.jpg` and similar; otherwise the first image with a longer extension (`<key>.input.jpg`)."""
-    extensions = (*IMAGE_EXTENSIONS, *REFUSED_IMAGE_EXTENSIONS)
-    exact = item.member(*extensions)
-    return exact or next((m for m in item.members if m.extension.rpartition(".")[2] in extensions), None)
+    return item.member(*_EXTENSIONS) or next(filter(_is_image, item.members), None)
+
+
+def _is_image(member: Member) -> bool:
+    return member.extension.rpartition(".")[2] in _EXTENSIONS

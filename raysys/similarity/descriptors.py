@@ -16,6 +16,8 @@ from pydantic import Field
 
 from raysys.config import OPERATIONAL, Config
 from raysys.errors import InputError
+from raysys.models.device import AUTO, DEVICE_HELP, Device
+from raysys.models.places import naming_damaged_files
 from raysys.similarity.embedded import PRESET, EmbeddedDescriptor
 from raysys.similarity.images import ImageLike
 from raysys.similarity.thresholds import NO_CLAIM, SSCD, Thresholds
@@ -87,7 +89,7 @@ class DescriptorConfig(Config):
         description="hex SHA-256 of the weights file (clip, dinov2: of model.safetensors); required for TorchScript, "
         "because loading it can run code",
     )
-    device: Annotated[str, OPERATIONAL] = Field("auto", description="torch device; auto = cuda if available, else cpu")
+    device: Device = Field(AUTO, description=DEVICE_HELP)
     batch_size: Annotated[int, OPERATIONAL] = Field(32, ge=1, description="images per forward pass")
 
 
@@ -104,7 +106,8 @@ def make_descriptor(config: DescriptorConfig | None = None) -> Descriptor:
 
     if config.name == "sscd":
         return pretrained.SscdDescriptor(weights, config.sha256, preset, config.device, config.batch_size)
-    return pretrained.TransformersDescriptor(config.name, weights, config.sha256, config.device, config.batch_size)
+    with naming_damaged_files(Path(weights)):
+        return pretrained.TransformersDescriptor(config.name, weights, config.sha256, config.device, config.batch_size)
 
 
 def descriptor_facts(config: DescriptorConfig | None = None) -> DescriptorFacts:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from raysys.errors import InputError
+from raysys.models.device import torch_device
 from raysys.models.loading import BUILDING
 from raysys.similarity.images import ImageLike, as_pil
 from raysys.similarity.thresholds import NO_CLAIM, SSCD
@@ -154,19 +155,6 @@ def batched(pixels: Sequence[torch.Tensor], network, device: torch.device, batch
             features = torch.nn.functional.normalize(features, dim=1).cpu().numpy()
             out.update(zip(part, features, strict=True))
     return np.stack([out[i] for i in range(len(pixels))])
-
-
-def torch_device(name: str) -> torch.device:
-    """The torch device; `auto` = cuda if available, else cpu. Raises InputError for an unavailable device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as exc:
-        raise InputError(f"device {name!r} is unknown: {_first_line(exc)}", "use auto, cpu or cuda") from exc
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was requested, but torch finds no CUDA device", "use device: auto or cpu")
-    return device
 
 
 def _first_line(exc: Exception) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from raysys.errors import InputError
 from raysys.models import places
-from raysys.models.loading import BUILDING, model_hash
+from raysys.models.device import AUTO
+from raysys.models.loading import BUILDING, model_hash, ready
+from raysys.models.places import naming_damaged_files
 
 BATCH_SIZE = 64
 WORDS = "words"
@@ -65,12 +67,15 @@ TextEmbedder = Callable[[Sequence[str]], np.ndarray]
 """Texts → float32 [N, D], L2-normalized (zero for a text without words)."""
 
 
-def make_text_embedder(place: str, device: str = "cpu") -> TextEmbedder:
+def make_text_embedder(place: str, device: str = AUTO) -> TextEmbedder:
     """The embedder `words`, or the text encoder of a CLIP (a folder or zoo member).
 
     Raises InputError if `place` is not a CLIP folder.
     """
-    return embed_words if place == WORDS else _clip_embedder(place, device)
+    if place == WORDS:
+        return embed_words
+    with naming_damaged_files(folder := _folder(place)):
+        return _clip_embedder(folder, device)
 
 
 def text_embedder_identity(place: str | None) -> str | None:
@@ -93,27 +98,26 @@ def embed_words(texts: Sequence[str]) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
-def _folder(place: str) -> str:
-    folder = str(places.path(place)) if places.is_zoo_name(place) else place
-    if not os.path.isdir(folder):
-        raise InputError(f"{place} is not a CLIP folder: it does not exist", "give one, or zoo:clip")
+def _folder(place: str) -> Path:
+    folder = places.path(place) if places.is_zoo_name(place) else Path(place)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a CLIP folder: it does not exist", "give one, or zoo:clip")
     return folder
 
 
-def _clip_embedder(place: str, device: str) -> TextEmbedder:
+def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
     """Texts longer than the model's context are truncated."""
     # Imported here, because `words` does not need them.
     import torch
     from transformers import AutoTokenizer, CLIPModel
 
-    folder = _folder(place)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         with BUILDING:
             model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{place} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
-    model = model.eval().requires_grad_(False).to(device)
+        raise InputError(f"{folder} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
+    model = ready(model, device)
     length = model.config.text_config.max_position_embeddings
 
     alone = threading.Lock()  # a fast tokenizer raises if a second thread uses it while it pads
@@ -125,7 +129,7 @@ def _clip_embedder(place: str, device: str) -> TextEmbedder:
             batch = list(texts[start : start + BATCH_SIZE])
             with alone:
                 tokens = tokenizer(batch, padding=True, truncation=True, max_length=length, return_tensors="pt")
-            tokens = tokens.to(device)
+            tokens = tokens.to(model.device)
             pooled = model.get_text_features(**tokens)
             features = getattr(pooled, "pooler_output", pooled)
             out.append(torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy())

@@ -40,6 +40,8 @@ class TableJob:
     job: the command. producer: the name of these rows' writer if several write into one table (default: the job).
     fields: every value that changes the result; determines the fingerprint.
     load: chunk → items (an Arrow table), run in CPU tasks. stage, args: built once per worker as `stage(*args)`.
+    files: {path in the table: contents} that workers and later runs read; the names begin with `_`. Written once.
+    core_seconds: an estimate of the work on all items, on one core; None = unknown, or not worth one.
     cluster: how the engine runs the job (`raysys.engine.config.ClusterConfig`); not used in `raysys.tables`.
     """
 
@@ -54,6 +56,8 @@ class TableJob:
     args: tuple
     cluster: Config
     producer: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    core_seconds: float | None = None
     environment: Environment = field(default_factory=Environment)
 
     @property
@@ -108,7 +112,8 @@ class TableRun:
 
     def for_workers(self) -> TableRun:
         """A copy without the plan, which may hold 390,000 chunks; workers get their chunks one by one."""
-        return replace(self, job=replace(self.job, parts=(), fields={}), output=replace(self.output, chunks=()))
+        job = replace(self.job, parts=(), fields={}, files={})
+        return replace(self, job=job, output=replace(self.output, chunks=()))
 
 
 def first_items(chunks: Sequence[Chunk], limit: int | None) -> list[Chunk]:

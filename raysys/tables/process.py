@@ -2,7 +2,8 @@
 
 If a stage raises, the chunk is halved repeatedly until only the failing items become error rows. An item that kills its
 worker leaves no exception: `AttemptLog` counts on storage how often a chunk was started, and after `MAX_ATTEMPTS` the
-chunk is processed item by item until the culprit is found and recorded as `worker_died`.
+chunk is processed item by item until the culprit is found and recorded as `worker_died`. If workers die again and again
+and no item is finished in between, the items are not to blame: the run stops with the engine's last error.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ MAX_ATTEMPTS = 3
 """Starts of a chunk before it is suspected of killing its worker. A preempted node also costs one start."""
 MAX_ITEM_DEATHS = 2
 """Deaths of a worker with the same single item before that item is blamed; one death may be a preemption."""
+MAX_DEATHS_IN_A_ROW = 10
+"""Deaths without a finished item in between after which the run stops."""
+MAX_LOADS = 4
+"""Starts of a worker that ended while it loaded its stage; one or two of them may be preemptions."""
 
 
 class AttemptLog:
     """How often a chunk was started and which item was being processed: a small JSON file that outlives the worker."""
 
-    def __init__(self, folder: Store, chunk_name: str) -> None:
+    def __init__(self, folder: Store, name: str, max_deaths: int = MAX_DEATHS_IN_A_ROW) -> None:
+        """name: the chunk's, or that of a worker that loads its stage."""
         self._store = folder.sub("_attempts")
-        self._file = f"{chunk_name}.json"
-        self._state = self._store.read_json(self._file) or {"attempts": 0, "running": None, "deaths": {}}
+        self._file = f"{name}.json"
+        self._max_deaths = max_deaths
+        new = {"attempts": 0, "running": None, "deaths": {}, "reason": None}
+        self._state = new | (self._store.read_json(self._file) or {})
 
     def begin(self) -> None:
         state = self._state
@@ -49,6 +57,14 @@ class AttemptLog:
         """Delete the file, unless the worker is broken: it is about to die, which must be counted."""
         if kind is None or not issubclass(kind, WorkerBroken):
             self.finish()
+        else:
+            self._state["reason"] = str(exc[0])
+            self._save()
+
+    @property
+    def attempts(self) -> int:
+        """The number of starts, this one included."""
+        return self._state["attempts"]
 
     @property
     def is_suspect(self) -> bool:
@@ -60,7 +76,22 @@ class AttemptLog:
         return self._state["attempts"] > MAX_ATTEMPTS
 
     def is_culprit(self, item_index: int) -> bool:
-        return self._state["deaths"].get(str(item_index), 0) >= MAX_ITEM_DEATHS
+        return self.deaths(item_index) >= MAX_ITEM_DEATHS
+
+    def deaths(self, item_index: int) -> int:
+        return self._state["deaths"].get(str(item_index), 0)
+
+    def stop_after(self, deaths_in_a_row: int, stage: str) -> None:
+        """Raise InputError if workers have died too often without finishing an item."""
+        if deaths_in_a_row < self._max_deaths:
+            return
+        reason = self._state["reason"] or "the process was killed; not enough memory is the usual cause"
+        raise InputError(
+            f"{stage}: workers died {deaths_in_a_row} times in a row and finished no item in between. "
+            f"Last reason: {reason}",
+            "correct the model or its settings, or use a larger machine, then run the same command again: it resumes; "
+            "if the rows are at fault, raise cluster.max_worker_deaths",
+        )
 
     def hold(self, item_index: int) -> None:
         self._state["running"] = str(item_index)
@@ -120,11 +151,15 @@ def _halving(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table])
 
 def _one_by_one(items: pa.Table, stage: Stage, run: Callable[[pa.Table], pa.Table], log: AttemptLog) -> list[Any]:
     rows: list[Any] = []
+    in_a_row = MAX_ATTEMPTS  # of the whole chunk, before it was processed item by item
     for i, item in enumerate(items.to_pylist()):
+        in_a_row += log.deaths(i)
+        log.stop_after(in_a_row, stage.name)
         if log.is_culprit(i):
             detail = f"the worker died {MAX_ITEM_DEATHS} times with only this item in hand"
             rows.append(stage.failed(item, error(stage.name, "worker_died", detail)))
             continue
         log.hold(i)
         rows += _halving(items.slice(i, 1), stage, run)
+        in_a_row = 0
     return rows

@@ -55,6 +55,12 @@ class Part:
         signature = hashlib.sha256(f"{self.output.fingerprint};{contents}".encode()).hexdigest()[:16]
         return InputPart(self.name, store.path(self.files[0]), infos[0]["num_rows"], signature, self.origin)
 
+    def counts(self) -> Counts:
+        """Counts of fates after retries. Reads only the footer, except for a part that was retried."""
+        if len(self.files) == 1:
+            return Counts.from_dict(part_info(self.output.folder, self.files[0])["counts"])
+        return counts_of(self.read(["outcome", "reason"]))
+
     @property
     def name(self) -> str:
         """Unique in its table: includes the producer if several producers share chunk names."""
@@ -127,7 +133,7 @@ class TableView:
     def counts(self) -> Counts:
         """Counts of fates after retries. Reads only footers, except for parts that were retried."""
         total = Counts()
-        for counts in for_parts(_counts_of, self.parts):
+        for counts in for_parts(Part.counts, self.parts):
             total.merge(counts)
         return total
 
@@ -157,12 +163,6 @@ def for_parts(function: Callable[[Part], T], parts: Sequence[Part], n_local: int
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
-
-
-def _counts_of(part: Part) -> Counts:
-    if len(part.files) == 1:
-        return Counts.from_dict(part_info(part.output.folder, part.files[0])["counts"])
-    return counts_of(part.read(["outcome", "reason"]))
 
 
 def parts_of(output: Output) -> list[Part]:

@@ -5,10 +5,13 @@ Jobs return them, the command line prints them, a study collects them. All value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from raysys.errors import RunFailed
+from raysys.tables.fates import in_words
 from raysys.tables.job import TableRun, first_items
 from raysys.tables.plan import Output
 from raysys.tables.read import TableView
@@ -83,6 +86,11 @@ class TableSummary:
     meters: Mapping[str, int] = field(default_factory=dict)
     gpu_hours: float | None = None
 
+    @property
+    def label(self) -> str:
+        """The producer without its fingerprint, e.g. `caption-blip2`."""
+        return self.producer.rpartition("-")[0]
+
     @classmethod
     def of(
         cls,
@@ -117,6 +125,10 @@ class FolderSummary:
     values: Mapping[str, Any]
     state: State = "done"
 
+    @property
+    def label(self) -> str:
+        return self.job
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -141,3 +153,49 @@ class Summary:
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+TOP_REASONS = 3
+"""The number of reasons that a sentence names."""
+
+
+def fates_in_words(rows: Mapping[str, Any]) -> str:
+    """`Counts.as_dict` as "kept 97, rejected 3 (too_large 2, truncated 1), error 0"."""
+    words = [f"kept {rows['kept']:,}"]
+    for fate in ("rejected", "error"):
+        n = sum(rows[fate].values())
+        words.append(f"{fate} {n:,}" + (f" ({in_words(rows[fate], TOP_REASONS)})" if n else ""))
+    return ", ".join(words)
+
+
+Step = TableSummary | FolderSummary
+
+
+def fates_of(step: Step) -> Mapping[str, Any] | None:
+    """The step's rows by fate, as `Counts.as_dict`; None for a whole step that does not count rows."""
+    return step.rows if isinstance(step, TableSummary) else step.values.get("rows")
+
+
+def listing_commands(step: Step) -> list[str]:
+    """The commands that show the rows of an output that are not kept."""
+    place = shlex.quote(step.output)
+    if isinstance(step, FolderSummary):
+        return [f"raysys status {place}"]
+    commands = [f"raysys failed {place} --rejected"] if step.rows["rejected"] else []
+    return commands + ([f"raysys failed {place}"] if step.rows["error"] else [])
+
+
+def empty_outputs(summary: Summary) -> list[Step]:
+    """The outputs that have rows, of which none is kept."""
+    counted = [(step, fates_of(step)) for step in summary.steps.values()]
+    return [step for step, rows in counted if rows is not None and rows["in"] and not rows["kept"]]
+
+
+def nothing_kept(outputs: Sequence[Step]) -> RunFailed:
+    """The failure of a run whose `outputs` have no kept row."""
+    said = [f"{step.label}: {fates_of(step)['in']:,} rows, {fates_in_words(fates_of(step))}" for step in outputs]
+    commands = dict.fromkeys(command for step in outputs for command in listing_commands(step))
+    return RunFailed(
+        f"nothing was kept: {'; '.join(said)}\n  fix: see the rows with their reasons by "
+        + " or ".join(f"`{command}`" for command in commands)
+    )

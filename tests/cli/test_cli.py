@@ -25,14 +25,23 @@ from raysys.jobs.options import RunOptions
 from raysys.jobs.registry import JobInfo
 from raysys.tables.results import Summary
 
-JOB_FLAGS = {"--config", "--limit", "--dry-run", "--on-change", "--address", "--print-config", "KEY=VALUE"}
+JOB_FLAGS = {
+    "--config",
+    "--limit",
+    "--dry-run",
+    "--on-change",
+    "--allow-local-output",
+    "--address",
+    "--print-config",
+    "KEY=VALUE",
+}
 
 FROZEN = {
     "study": JOB_FLAGS | {"--only"},
     "scenes": JOB_FLAGS,
     "ingest": JOB_FLAGS,
     "describe": JOB_FLAGS,
-    "dedup": JOB_FLAGS,
+    "dedup": JOB_FLAGS | {"--report", "--csv"},
     "caption": JOB_FLAGS,
     "translate": JOB_FLAGS,
     "generalize": JOB_FLAGS,
@@ -44,7 +53,7 @@ FROZEN = {
     "replicate": JOB_FLAGS,
     "report": JOB_FLAGS,
     "status": {"path"},
-    "failed": {"path", "--limit", "--json"},
+    "failed": {"path", "--rejected", "--limit", "--csv", "--json"},
     "retry": {"path", "--limit", "--dry-run", "--address"},
     "verify": {"path"},
     "generality": {"FILE|TABLE|-", "--csv", "--json", "--limit", "--pipeline", "--column", "--show"},
@@ -63,13 +72,15 @@ FROZEN = {
     },
     "zoo list": {"--folder"},
     "zoo build": {"vae|clip|captioner|rewriter", "--folder", "--seed", "--max-steps"},
-    "submit": (JOB_FLAGS - {"--print-config"}) | {"JOB", "--only", "--submission-id", "--no-wait", "--print-only"},
+    "submit": (JOB_FLAGS - {"--print-config"})
+    | {"JOB", "--only", "--working-dir", "--submission-id", "--no-wait", "--print-only"},
 }
 """Every command and flag. A new knob belongs into a config; a new flag is written down here, on purpose."""
 
 
 class FakeConfig(Config):
     output: str = Field(description="table to write")
+    photos: str = Field("", description="images to read")
     rows: int = Field(3, ge=1, description="how many rows to pretend")
 
 
@@ -92,7 +103,7 @@ def fake_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTyp
     monkeypatch.setattr("raysys.jobs.registry.CONFIGS", tmp_path / "configs")
     demo = tmp_path / "configs" / "fake" / "demo.yaml"
     demo.parent.mkdir(parents=True)
-    demo.write_text("output: runs/fake\nrows: 5\n")
+    demo.write_text("output: runs/fake\nphotos: runs/photos\nrows: 5\n")
     register(JobInfo("fake", module.__name__, "Pretends.", "raysys fake --config demo"))
     yield module
     del JOBS["fake"]
@@ -177,17 +188,26 @@ def test_a_job_gets_its_config_and_options(fake_job, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("config", [[], ["--config", "demo"]])
-def test_the_packaged_config_is_named_aloud(fake_job, capsys, config: list[str]) -> None:
-    assert run_cli("fake", *config) == 0
-    assert fake_job.calls[0][0].rows == 5
-    err = capsys.readouterr().err
-    assert "fake/demo.yaml" in err
-    assert ("--config was not given" in err) == (config == [])
+def test_the_demo_runs_only_where_it_is_asked_for(fake_job, capsys) -> None:
+    """A stranger's data must not run under the demo's settings unnoticed."""
+    assert run_cli("fake", "output=mine") == 0
+    assert fake_job.calls[0][0] == FakeConfig(output="mine", rows=3)
+    assert "default configuration" in capsys.readouterr().err
+    assert run_cli("fake", "--config", "demo") == 0
+    assert fake_job.calls[1][0].rows == 5
+    said = capsys.readouterr().err
+    assert "fake/demo.yaml" in said
+    assert "note:" not in said
+    assert run_cli("fake", "--config", "demo", "photos=mine", "output=there") == 0
+    assert "note: photos=mine is not the demo's, but all other settings are" in capsys.readouterr().err
+    assert run_cli("fake") == 2
+    said = capsys.readouterr().err
+    assert "raysys fake needs output" in said
+    assert "--config demo runs the demo" in said
 
 
 def test_print_config_prints_yaml_that_loads_again(fake_job, capsys, tmp_path: Path) -> None:
-    assert run_cli("fake", "rows=9", "--print-config") == 0
+    assert run_cli("fake", "output=runs/fake", "rows=9", "--print-config") == 0
     assert fake_job.calls == []
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
     assert run_cli("fake", "--config", str(tmp_path / "again.yaml")) == 0
@@ -197,7 +217,7 @@ def test_print_config_prints_yaml_that_loads_again(fake_job, capsys, tmp_path: P
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["fake", "rows=0", "color=1"], ["2 mistakes", "rows = 0", "color: unknown key"]),
+        (["fake", "output=x", "rows=0", "color=1"], ["2 mistakes", "rows = 0", "color: unknown key"]),
         (["fake", "--config", "missing.yaml"], ["missing.yaml does not exist"]),
         (["fake", "--config", "full"], ["no packaged config 'full' (it has: demo)"]),
         (["fake", "my.yaml"], ["raysys fake --config my.yaml"]),
@@ -237,7 +257,7 @@ class Wrapped(Exception):
 )
 def test_every_ending_has_its_exit_code(fake_job, capsys, exc, code: int, words: str, traceback: bool) -> None:
     fake_job.fails_with = exc
-    assert run_cli("fake") == code
+    assert run_cli("fake", "output=x") == code
     err = capsys.readouterr().err
     assert words in err
     assert ("Traceback" in err) == traceback
@@ -293,29 +313,14 @@ def test_sigterm_is_only_caught_in_the_main_thread() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_submit_prints_the_line_it_would_run(fake_job, capsys, run_folder: Path) -> None:
-    (run_folder / "raysys").mkdir()
-    (run_folder / "raysys" / "__main__.py").touch()
+def test_submit_checks_before_it_sends(fake_job, capsys, run_folder: Path) -> None:
     (run_folder / "my conf.yaml").write_text("output: s3://bucket/x\n")
-    flags = ["--print-only", "--address", "http://head:8265", "--limit", "10"]
-    submitted = ["submit", "fake", "--config", str(run_folder / "my conf.yaml"), "rows=4", *flags]
-    assert run_cli(*submitted) == 0
-    assert capsys.readouterr().out == (
-        "ray job submit --working-dir . --address http://head:8265 -- "
-        "python -m raysys fake --config 'my conf.yaml' rows=4 --limit 10\n"
-    )
-
-
-def test_submit_checks_before_it_sends(fake_job, capsys, run_folder: Path, tmp_path: Path) -> None:
-    assert run_cli("submit", "fake", "--print-only") == 2
-    assert "run `raysys submit` in the project's folder" in capsys.readouterr().err
-    (run_folder / "raysys").mkdir()
-    (run_folder / "raysys" / "__main__.py").touch()
-    assert run_cli("submit", "fake", "rows=none", "--print-only") == 2
+    assert run_cli("submit", "fake", "--config", "my conf.yaml", "rows=4", "--print-only") == 0
+    assert "run python -m raysys fake --config 'my conf.yaml' rows=4\n" in capsys.readouterr().out
+    assert run_cli("submit", "fake", "--config", "my conf.yaml", "rows=none") == 2
     assert "rows = 'none'" in capsys.readouterr().err
-    (tmp_path / "away.yaml").write_text("output: x\n")
-    assert run_cli("submit", "fake", "--config", str(tmp_path / "away.yaml"), "--print-only") == 2
-    assert "copy the file into this folder" in capsys.readouterr().err
+    assert run_cli("submit", "fake") == 2
+    assert "raysys fake needs output" in capsys.readouterr().err
 
 
 def test_the_module_runs_like_the_program() -> None:

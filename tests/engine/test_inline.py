@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from raysys.engine.chunk_work import Target
 from raysys.engine.config import ClusterConfig
-from raysys.engine.inline import run_inline
+from raysys.engine.inline import SMALL_CORE_SECONDS, is_small, run_inline
 from raysys.engine.map import run_map
 from raysys.errors import InputError, RunFailed
 from raysys.jobs.options import inline
@@ -24,6 +26,8 @@ from raysys.tables.results import Plan, Summary
 from raysys.tables.stage import Stage
 from raysys.tables.verify import verify
 from tests.support import toy_job
+from tests.support.photos import photo_tiles, png_bytes
+from tests.support.processes import raysys
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -136,6 +140,28 @@ def test_a_broken_engine_is_built_again_and_only_its_row_is_blamed(tmp_path: Pat
     assert step.rows["in"] == 40
 
 
+def test_an_engine_that_breaks_on_every_item_stops_the_run_with_its_reason(tmp_path: Path) -> None:
+    """Not one row is blamed for an engine that cannot run; after the repair, the same command does everything."""
+    broken = toy(tmp_path / "t", breaking=range(20))
+    with pytest.raises(InputError, match=r"workers died 10 times in a row .*the engine died") as told:
+        toy_job.run(broken, inline())
+    assert "cluster.max_worker_deaths" in told.value.fix
+    assert open_table(str(tmp_path / "t")).counts().total == 0
+    step = toy_job.run(toy(tmp_path / "t"), inline()).steps["toy"]
+    assert (step.rows["in"], step.rows["error"]) == (40, {})
+
+
+def test_neighbors_that_break_the_engine_are_blamed_if_others_do_not(tmp_path: Path) -> None:
+    """Three at the start of a chunk, and later three more: fewer deaths in a row than an engine that cannot run."""
+    step = toy_job.run(toy(tmp_path / "t", breaking=[0, 1, 2, 15, 16, 17]), inline()).steps["toy"]
+    assert (step.rows["in"], step.rows["error"]) == (40, {"worker_died": 6})
+
+
+def test_a_stage_that_cannot_be_built_is_told_with_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="could not be started: RuntimeError: no room for the weights"):
+        toy_job.run(toy(tmp_path / "t", load="raises"), inline())
+
+
 WITHOUT_RAY = """
 import sys
 from raysys.jobs.options import inline
@@ -158,3 +184,48 @@ def test_what_needs_ray_says_so() -> None:
     with pytest.raises(InputError, match="inline"), cluster(inline().address):
         pass
     assert dataclasses.asdict(inline(limit=3)) == dataclasses.asdict(inline()) | {"limit": 3}
+
+
+def small(folder: Path, core_seconds: float | None = 1.0, heavy: bool = False) -> TableRun:
+    run = a_run(folder, numbers(heavy))
+    return dataclasses.replace(run, job=dataclasses.replace(run.job, core_seconds=core_seconds))
+
+
+def test_a_small_job_needs_no_ray_unless_a_cluster_is_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: False))
+    run = small(tmp_path / "t", SMALL_CORE_SECONDS)
+    assert is_small([run])
+    assert "toy: a small job, run in this process without Ray (--address local starts one)" in capsys.readouterr().err
+    assert not is_small([run, run]), "together they are not small"
+    assert not is_small([small(tmp_path / "t", core_seconds=None)]), "unknown work"
+    assert not is_small([small(tmp_path / "t", heavy=True)]), "a model may need the memory of another node"
+    with monkeypatch.context() as connected:
+        connected.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: True))
+        assert not is_small([run])
+    with monkeypatch.context() as submitted:
+        submitted.setenv("RAY_ADDRESS", "head:6379")
+        assert not is_small([run])
+    assert capsys.readouterr().err == ""
+
+
+def test_only_pending_work_counts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: False))
+    run = small(tmp_path / "t", 5 * SMALL_CORE_SECONDS)
+    assert not is_small([run])
+    for chunk in run.chunks()[:-1]:  # 4 of 42 items are left
+        Target.of(run).publish(chunk, SAMPLES.schema.empty_table())
+    assert is_small([run])
+
+
+def test_ingest_of_a_few_images_starts_no_ray(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        (tmp_path / "in" / f"{i}.png").write_bytes(png_bytes(photo_tiles(64)[i]))
+    config = ["input=in", "output=samples", "ingest.require_caption=false", "ingest.declared_license=CC0"]
+    done = raysys("ingest", "--config", "demo", *config, cwd=tmp_path, RAY_ADDRESS="")
+    assert done.returncode == 0, done.stderr
+    assert "run in this process without Ray" in done.stderr
+    assert "ray: local cluster" not in done.stderr
+    assert open_table(str(tmp_path / "samples")).counts().kept == 3

@@ -85,6 +85,24 @@ def test_a_broken_engine_blames_only_the_row_that_breaks_it(tmp_path):
 
 
 @pytest.mark.parametrize("heavy", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("load=dies", "4 processes in a row were killed while they loaded the model"),
+        pytest.param("deadly=[0,1,2,3,4,5]", "workers died 4 times in a row", marks=pytest.mark.slow),
+        pytest.param("load=raises", "RuntimeError: no room for the weights", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_that_can_never_work_end_the_run(tmp_path, heavy, trouble, said):
+    """Ray restarts dead workers without limit; the run ends with exit code 2 and the reason."""
+    settings = [f"heavy={heavy}", "n_parts=1", "n_items=6", "cluster.max_worker_deaths=4"]
+    code, err = finish(start(tmp_path / "table", trouble, *settings))
+    assert code == 2, err
+    assert said in err
+    assert "fix: " in err
+
+
+@pytest.mark.parametrize("heavy", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_a_killed_worker_costs_only_time(tmp_path, heavy):
     output = tmp_path / "table"
     process = start(output, "seconds=0.1", f"heavy={heavy}")

@@ -19,12 +19,15 @@ import pytest
 import webdataset
 import yaml
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from raysys.errors import InputError, RunFailed
+from raysys.export.files import EXTENSIONS
 from raysys.jobs.export import JobConfig, run
 from raysys.jobs.options import RunOptions
 from raysys.outcomes import error, kept, rejected
 from raysys.rows import CAPTIONS, DUPLICATES, SAMPLES
+from raysys.shards.decode import CODECS, FORMATS
 from raysys.shards.ingest import IngestConfig, ingest_rows
 from raysys.shards.inputs import list_inputs
 from raysys.tables import InputPart, commit_part, open_output, open_table
@@ -532,3 +535,25 @@ def test_tables_are_read_by_pandas_and_duckdb_alone(world, tmp_path):
     records = [tmp_path / "captions/_table.json", *sorted(tmp_path.glob("captions/_table/*.json"))]
     current = json.loads(records[-1].read_text())["current"]
     assert [f"{name}-{digest}" for name, digest in current.items()] == [Path(folder).name]
+
+
+def test_avif_and_heic_are_exported_as_they_are(tmp_path):
+    register_heif_opener()
+    picture = Image.fromarray(np.full((32, 48, 3), (200, 30, 77), np.uint8))
+    (tmp_path / "photos").mkdir()
+    for name, form in (("a.avif", "AVIF"), ("b.heic", "HEIF")):
+        picture.save(tmp_path / "photos" / name, form)
+    write_samples(
+        tmp_path / "samples", tmp_path / "photos", IngestConfig(declared_license="CC0", require_caption=False)
+    )
+    derive(
+        tmp_path / "captions", CAPTIONS, "alpha", tmp_path / "samples", lambda row: caption(row, "alpha", "a red field")
+    )
+    assert export(tmp_path, tmp_path / "out", captions=[str(tmp_path / "captions")])["rows"]["kept"] == 2
+    first, second = read_tars(tmp_path / "out")
+    assert first["avif"] == (tmp_path / "photos/a.avif").read_bytes()
+    assert second["heic"] == (tmp_path / "photos/b.heic").read_bytes()
+
+
+def test_every_format_that_can_be_ingested_has_an_extension():
+    assert set(EXTENSIONS) == {*FORMATS, *CODECS}

@@ -57,14 +57,21 @@ def test_all_mistakes_are_reported_at_once_with_key_value_and_place(yaml_file: P
     assert "7 mistakes" in message
     for words in (
         f"{yaml_file}: max_step: unknown key; did you mean max_steps?",
-        f"{yaml_file}: output: Field required",
+        f"{yaml_file}: output is required",
         "optimizer.lr = -1: Input should be greater than 0",
         "optimizer.name = 'sgd': Input should be 'adamw' or 'came'",
         "models.0.pth: unknown key; did you mean path? allowed: path, weight",
-        "models.0.path: Field required",
+        "models.0.path is required",
         "command line: note = [1]: Input should be a valid string",
     ):
         assert words in message
+
+
+def test_lists_can_be_written_on_the_command_line(yaml_file: Path) -> None:
+    config = load(Example, yaml_file, ["models.2.path=c", "models.2.weight=4"])
+    assert [(m.path, m.weight) for m in config.models][2:] == [("c", 4.0)]
+    config = load(Example, None, ["output=x", "models.0.path=a", "models.1.path=b"])
+    assert [m.path for m in config.models] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_all_mistakes_are_reported_at_once_with_key_value_and_place(yaml_file: P
     [
         ("max_steps", "is not key=value"),
         ("=3", "is not key=value"),
-        ("models.2.weight=1", "'2' is not an index of a list of 2"),
+        ("models.3.weight=1", "'3' is not an index of a list of 2"),
         ("max_steps.x=1", "max_steps is 7, not a section"),
         ("note={", "the value is not YAML"),
         ("max_steps=ten", "command line: max_steps = 'ten'"),

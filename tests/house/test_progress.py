@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from raysys.outcomes import Counts
-from raysys.progress import Progress, format_clock, format_rate
+from raysys.progress import Progress, Waiting, format_clock, format_rate
 
 
 class Clock:
@@ -34,8 +34,9 @@ def test_log_line_shows_count_rate_eta_and_outcomes(clock):
     clock.now_s += 8
     counts = Counts()
     counts.add("rejected", "too_large", 3)
-    progress.update(1024, counts)
-    assert out.getvalue() == "ingest  1,024/4,096 rows  25 %  128 rows/s  ETA 0:24  rejected 3 error 0\n"
+    counts.add("kept", n=1021)
+    progress.update(1024, counts, worked_s=8.0)
+    assert out.getvalue() == "ingest  1,024/4,096 rows in  25 %  128 rows/s  ETA 0:24  kept 1,021 rejected 3 error 0\n"
 
 
 def test_log_is_not_flooded_and_ends_with_one_final_line(clock):
@@ -72,8 +73,43 @@ def test_no_eta_before_there_is_something_to_measure(clock):
     progress.update(64)  # 6,400 per second would promise 0:01 for a stage that takes minutes
     assert progress.rate is None
     assert progress.eta_s is None
-    clock.now_s += 60  # only a model is loading: the rate is still that of the 64 items
-    assert progress.eta_s == pytest.approx(936 / (64 / 60.01))
+    clock.now_s += 60
+    progress.update(128)
+    assert progress.eta_s == pytest.approx(872 / (64 / 60))
+
+
+@pytest.mark.parametrize("worked_s", [None, 4.0])
+def test_what_the_start_takes_is_not_in_the_first_eta(clock, worked_s):
+    """30 s of start, then 10 rows every 4 s: the first ETA is that of the work, not 3 to 9 times as much."""
+    progress = Progress("x", 100, stream=io.StringIO(), clock_s=clock)
+    clock.now_s += 34
+    progress.update(10, worked_s=worked_s)
+    if worked_s is None:  # nobody knows when the work on the first rows began: it is measured from their end
+        assert progress.eta_s is None
+    else:
+        assert progress.eta_s == pytest.approx(36)
+    clock.now_s += 4
+    progress.update(20, worked_s=worked_s)
+    assert progress.eta_s == pytest.approx(32)
+
+
+def test_chunks_of_parallel_workers_that_end_together_promise_no_miracle(clock):
+    """Four workers, 10 rows in 8 s each: 5 rows/s, although three of the first chunks end within a second."""
+    progress = Progress("x", 400, stream=io.StringIO(), clock_s=clock)
+    clock.now_s += 30
+    for done in (10, 20, 30, 40):
+        progress.update(done, worked_s=8.0)
+        clock.now_s += 0.3
+    assert progress.rate == pytest.approx(40 / 9.2)
+
+
+def test_counts_of_a_resumed_run_are_said_to_be_its_own(clock):
+    progress = Progress("x", 100, start=50, stream=io.StringIO(), clock_s=clock)
+    counts = Counts(kept=9)
+    counts.add("error", "OSError")
+    progress.update(60, counts)
+    assert "60/100 items in  60 %" in progress.line()
+    assert "this run: kept 9 rejected 0 error 1" in progress.line()
 
 
 def test_rate_is_of_the_last_half_minute(clock):
@@ -99,7 +135,7 @@ def test_resumed_items_do_not_count_as_speed(clock):
     progress = Progress("x", 1000, start=900, stream=io.StringIO(), clock_s=clock)
     assert "90 %" in progress.line()
     clock.now_s += 10
-    progress.update(950)
+    progress.update(950, worked_s=10.0)
     assert progress.rate == pytest.approx(5)
     assert progress.eta_s == pytest.approx(10)
 
@@ -113,7 +149,7 @@ def test_nearly_done_is_not_100_percent(clock):
 def test_unknown_or_zero_total(clock):
     progress = Progress("scan", None, "files", stream=io.StringIO(), clock_s=clock)
     clock.now_s += 10
-    progress.update(70)
+    progress.update(70, worked_s=10.0)
     assert progress.line() == "scan  70 files  7 files/s"
     out = io.StringIO()
     Progress("empty", 0, "rows", stream=out, clock_s=clock).close()
@@ -209,11 +245,59 @@ def test_rate(rate, text):
 def test_sums_are_shown_per_second_of_the_last_half_minute_and_over_all_at_the_end(clock, tmp_path):
     out, metrics = io.StringIO(), tmp_path / "metrics.jsonl"
     with Progress("caption", 100, "rows", 5.0, stream=out, clock_s=clock, metrics=metrics) as progress:
-        clock.now_s += 60  # the engine loads
-        progress.update(10, sums={"completion_tokens": 600})
+        clock.now_s += 60
+        progress.update(10, sums={"completion_tokens": 600}, worked_s=60.0)
         clock.now_s += 60
         progress.update(20, sums={"completion_tokens": 1200}, in_flight=4)
         assert "completion_tokens/s 10  in_flight 4" in out.getvalue().splitlines()[-1]
     assert "completion_tokens/s 10" in out.getvalue().splitlines()[-1]
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [r["completion_tokens/s"] for r in records] == [10.0, 10.0, 10.0]
+
+
+def test_waiting_says_what_takes_how_long_in_a_log(clock):
+    out = io.StringIO()
+    waiting = Waiting("ray: starting", stream=out, clock_s=clock)
+    for _ in range(100):
+        waiting.tick()
+        clock.now_s += 1
+    waiting.close()
+    waiting.tick()
+    assert out.getvalue().splitlines() == [f"ray: starting  {t}" for t in ("0:03", "0:10", "0:20", "0:40", "1:20")]
+
+
+def test_what_starts_at_once_is_not_mentioned(clock):
+    out = io.StringIO()
+    with Progress("x", 10, starting="loading the model", stream=out, clock_s=clock) as progress:
+        progress.update(10)
+    assert out.getvalue() == "x  10/10 items  100 %  done in 0:00\n"
+
+
+def test_waiting_is_a_live_line_that_vanishes(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    waiting = Waiting("ray: starting", stream=out, clock_s=clock)
+    clock.now_s += 1
+    waiting.tick()
+    assert out.getvalue() == "\r\x1b[2Kray: starting  0:01"
+    waiting.close()
+    assert out.getvalue().endswith("\r\x1b[2K")
+    assert "\n" not in out.getvalue()
+
+
+def test_a_stage_says_what_it_waits_for_until_its_first_rows(monkeypatch):
+    """The real clock and thread, on a terminal, where the line is drawn every second."""
+    monkeypatch.setenv("TERM", "xterm")
+    drawn = threading.Event()
+
+    class Watched(Terminal):
+        def write(self, text: str) -> int:
+            if "caption  loading the model  0:0" in text:
+                drawn.set()
+            return super().write(text)
+
+    out = Watched()
+    with Progress("caption", 10, starting="loading the model", stream=out) as progress:
+        assert drawn.wait(20)
+        progress.update(10)
+        assert out.getvalue().split("\r\x1b[2K")[-1].startswith("caption  10/10")

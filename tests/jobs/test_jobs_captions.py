@@ -169,7 +169,7 @@ def test_metrics_say_how_fast_how_full_and_how_long(flow):
     (folder,) = (flow / "captions").glob("caption-zoo-*/_run")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    always = {"time", "stage", "done", "total", "unit", "elapsed_s", "rate", "eta_s", "rejected", "error"}
+    always = {"time", "stage", "done", "total", "unit", "elapsed_s", "rate", "eta_s", "kept", "rejected", "error"}
     metered = {"prompt_tokens/s", "completion_tokens/s", "in_flight"}
     assert all(record.keys() - {"status"} == always | metered for record in records)
     last = records[-1]
@@ -242,7 +242,7 @@ def test_guided_keeps_the_most_general_candidate_that_means_the_same(flow, capsy
 def test_a_level_without_any_kept_caption_stands_in_the_summary(flow, capsys):
     guided = "generalize.guided={candidates: 2, min_similarity: 1.0, max_rounds: 1}"
     args = ("output=none_like_it", "generalize.levels=[five_words]", guided, "--limit", "3")
-    assert inline(flow, "generalize", "--config", "generalize.yaml", *args) == 0
+    assert inline(flow, "generalize", "--config", "generalize.yaml", *args) == 1
     assert {row["outcome"] for row in rows(flow, "none_like_it")} == {"rejected"}
     (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if "five_words" in line]
     assert line == ["five_words", "0", "–", "–", "–", "–"]
@@ -268,6 +268,10 @@ def test_too_few_prompts_and_wrong_folders_are_said_before_anything_starts(flow,
     same = "captioners.0.prompts={photo: a photo of, again: a photo of}"
     assert cli(flow, "caption", "--config", "caption.yaml", "min_captions=2", same) == 2
     assert "the captioners have 1 different prompts" in capsys.readouterr().err
+    twins = [CAPTIONER | {"name": name, "prompts": {"photo": "a photo of"}} for name in ("one", "two")]
+    (tmp_path / "twins.yaml").write_text(yaml.safe_dump(CONFIGS["caption"] | {"captioners": twins}))
+    assert cli(flow, "caption", "--config", str(tmp_path / "twins.yaml")) == 2  # one caption from each, by default
+    assert "min_captions = 2, but the captioners have 1 different prompts" in capsys.readouterr().err
     for job, table in (("translate", "captions"), ("generalize", "captions")):
         assert cli(flow, job, "--config", f"{job}.yaml", f"output={flow / table}") == 2
         assert "captions and output are both" in capsys.readouterr().err
@@ -363,6 +367,24 @@ def test_any_recipe_asks_an_endpoint(flow):
     }
 
 
+def test_a_run_that_a_server_refuses_ends_with_the_servers_reason(flow, capsys):
+    def refuse(number: int, body: dict) -> Fault:
+        message = f"This account may not use images (got {prompt_of(body)!r})"
+        return status(400, {"error": {"message": message}})
+
+    with FakeEndpoint(refuse) as server:
+        llm = {"model": "tiny", "endpoint": {"base_url": server.base_url}}
+        captioners = [{"name": "far", "llm": llm, "prompts": {"a": "Tell a secret", "b": "Whisper", "c": "Hum a tune"}}]
+        config = CONFIGS["caption"] | {"output": "refused", "captioners": captioners, "chunk_rows": 50}
+        (flow / "refused.yaml").write_text(yaml.safe_dump(config))
+        assert inline(flow, "caption", "--config", "refused.yaml") == 1
+    err = capsys.readouterr().err
+    reason = "the server answered 400: This account may not use images (got '…')"
+    assert f"{3 * N} of {3 * N} rows ended as errors (bad_request {3 * N})" in err
+    assert f"first bad_request: {reason}\n" in err
+    assert {(row["outcome"], row["detail"]) for row in rows(flow, "refused")} == {("error", reason)}
+
+
 def test_a_spare_prompt_that_failed_is_asked_again_by_retry(flow):
     """A server that has no words for an empty prompt, and breaks when it is asked in the spare one."""
     broken = True
@@ -409,7 +431,7 @@ def test_a_captioner_is_retried_without_the_others(flow, capsys):
             "cluster": {"max_error_fraction": 1.0},
         }
         (flow / "pair.yaml").write_text(yaml.safe_dump(config))
-        assert inline(flow, "caption", "--config", "pair.yaml") == 0
+        assert inline(flow, "caption", "--config", "pair.yaml") == 1  # one of the two kept nothing
         broken, far.models, n_asked = False, status(401), len(near.seen)
         capsys.readouterr()
         assert inline(flow, "retry", "pair") == 0
@@ -453,7 +475,12 @@ def test_a_similarity_model_counts_by_its_contents(flow, tmp_path, capsys):
 
 def test_rejected_captions_are_counted_and_images_without_enough_are_named(flow, capsys):
     args = ("--config", "caption.yaml", "output=strict", "checks.min_chars=400", "checks.max_resamples=1")
-    assert inline(flow, "caption", *args, "--limit", "5") == 0
+    assert inline(flow, "caption", *args, "--limit", "5") == 1
+    err = capsys.readouterr().err
+    assert "5 of 5 images have no caption" in err
+    assert "nothing was kept: caption-zoo: 10 rows, kept 0, rejected 10 (empty 10), error 0" in err
+    assert "raysys failed" in err
+    assert inline(flow, "caption", *args, "--limit", "5", "min_captions=2") == 1
     assert "5 of 5 images have fewer than 2 captions" in capsys.readouterr().err
     found = rows(flow, "strict")
     assert Counter((row["outcome"], row["reason"], row["attempts"]) for row in found) == {("rejected", "empty", 2): 10}
@@ -694,6 +721,25 @@ def test_why_vllms_engine_does_not_start_is_told(flow, capsys):
     assert "Traceback" not in said
     (log,) = re.findall(r"all that vLLM said is in (\S+)", said)
     assert "No available memory for the cache blocks" in Path(log).read_text()
+
+
+@vllm
+@pytest.mark.slow
+def test_a_model_that_vllm_starts_but_cannot_run_ends_the_run_at_the_first_start(flow, tmp_path, capsys):
+    """Its engine would die of every row. No row is blamed; another engine then does them all."""
+    model = tiny_llm.write_blip2(tmp_path / "model", heads=4)  # attention heads of 16
+    llm = {"engine": "vllm", "model": str(model), "prompt_format": "completion"}
+    captioner = {"name": "tiny", "prompts": {"photo": "a photo of"}, "llm": llm, "sampling": {"max_tokens": 16}}
+    (flow / "heads.yaml").write_text(
+        yaml.safe_dump({"samples": "samples", "output": "heads", "min_captions": 1, "captioners": [captioner]})
+    )
+    assert cli(flow, "caption", "--config", "heads.yaml") == 2
+    said = capsys.readouterr().err
+    assert "ends at its first request" in said
+    assert "RuntimeError: Unsupported CPU attention configuration: head_dim=16" in said
+    assert "llm.engine: transformers" in said
+    assert "Traceback" not in said
+    assert rows(flow, "heads") == []
 
 
 @vllm

@@ -159,7 +159,7 @@ def test_status_failed_and_verify_of_every_table(flow):
         assert f"{n_chunks} of {n_chunks} done, 0 pending" in status.stdout
         assert f"kept {view.counts().kept}" in status.stdout
     failed = raysys("failed", "latents", cwd=flow)
-    assert (failed.returncode, failed.stdout) == (0, "0 failed rows\n")
+    assert (failed.returncode, failed.stdout) == (0, "0 error rows\n")
     for name in ("samples", "generations", "replication/matches"):
         verified = tiny.here(flow, "verify", name)
         assert verified.returncode == 0, verified.stdout

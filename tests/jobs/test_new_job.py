@@ -81,21 +81,20 @@ def test_three_things_make_a_job_with_everything_that_jobs_have(shout: Path, cap
     assert raysys("shout", "--help") == 0
     assert "what is said" in capsys.readouterr().out
     inline = ("--address", "inline")
-    assert raysys("shout", "--config", "demo", "--dry-run", *inline) == 0
+    demo = ("shout", "--config", "demo", *inline)
+    assert raysys(*demo, "--dry-run") == 0
     assert "pending items   3" in capsys.readouterr().out
-    assert raysys("shout", *inline, "--limit", "1") == 0
+    assert raysys(*demo, "--limit", "1") == 0
     assert "1 of 2 chunks are done" in capsys.readouterr().out
-    assert raysys("shout", *inline) == 0
+    assert raysys(*demo) == 0
     assert "2 of 2 chunks are done, 3 rows: kept 3, rejected 0, error 0" in capsys.readouterr().out
-    assert raysys("shout", *inline) == 0
+    assert raysys(*demo) == 0
     assert "nothing to do" in capsys.readouterr().err
-    assert raysys("shout", "words=[x]", *inline) == 2
+    assert raysys(*demo, "words=[x]") == 2
     assert "words.0" not in capsys.readouterr().out
     assert raysys("status", "said") == 0
     assert "2 of 2 done" in capsys.readouterr().out
     assert raysys("verify", "said") == 0
     assert raysys("retry", "said", *inline) == 0
-    (shout / "raysys").mkdir()
-    (shout / "raysys/__main__.py").touch()
-    assert raysys("submit", "shout", "--print-only") == 0
+    assert raysys("submit", "shout", "--config", "demo", "--print-only") == 0
     assert "python -m raysys shout --config demo" in capsys.readouterr().out

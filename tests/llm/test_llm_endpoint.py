@@ -6,7 +6,9 @@ import asyncio
 import base64
 import email.utils
 import gc
+import html
 import io
+import json
 import logging
 import shutil
 import signal
@@ -21,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -32,6 +35,8 @@ from raysys.llm import endpoint_session
 from raysys.llm.config import LlmConfig
 from raysys.llm.contract import Completion, Failure, Request, SamplingConfig
 from raysys.llm.endpoint import EndpointGenerator
+from raysys.llm.endpoint_http import data_url
+from raysys.llm.endpoint_reason import server_reason
 from raysys.llm.endpoint_session import check_endpoint
 from raysys.llm.preflight import preflight
 from raysys.llm.rate_limit import Pace, backoff_s, retry_after_s
@@ -375,7 +380,8 @@ def test_what_stays_is_recorded_at_once(name: str) -> None:
     assert (bad.reason, bad.bad_input) == (reason, bad_input)
     assert len(server.seen) == 2
     if name in ("400", "422"):
-        assert bad.detail.endswith("top_k" if name == "400" else "seed")
+        said_there = "'top_k' is not supported" if name == "400" else "body.seed: extra"
+        assert bad.detail == f"the server answered {name}: {said_there}"
 
 
 def test_an_adapter_that_the_server_does_not_know() -> None:
@@ -383,7 +389,7 @@ def test_an_adapter_that_the_server_does_not_know() -> None:
         generator = EndpointGenerator(config(server))
         (reply,) = generator.generate([Request("1", "abc", WARM, adapter="wide")])
         generator.close()
-    assert reply == Failure("unknown_adapter", "the server has no 'wide'", bad_input=True)
+    assert reply == Failure("unknown_adapter", "the server has no 'wide': planned", bad_input=True)
 
 
 @pytest.mark.parametrize("code", [401, 403])
@@ -423,6 +429,98 @@ def test_a_moderated_first_prompt_is_not_a_refused_key() -> None:
         refused, good = ask(server, "bad", "good", endpoint={"max_in_flight": 1})
     assert (refused.reason, refused.bad_input) == ("content_filter", True)
     assert texts_of(good) == [said("good")]
+
+
+# The server's reason
+
+OPENAI_404 = {"error": {"message": "The model `tiny` does not exist.", "type": "NotFoundError", "code": 404}}
+REASONS: dict[str, tuple[Fault, str]] = {
+    "OpenAI": (status(400, {"error": {"message": "Unrecognized argument: best_of"}}), "Unrecognized argument: best_of"),
+    "unknown model": (status(404, OPENAI_404), "The model `tiny` does not exist."),
+    "FastAPI": (
+        status(
+            422, {"detail": [{"loc": ["body", "n"], "msg": "Input should be less than 9", "input": "a red bicycle"}]}
+        ),
+        "body.n: Input should be less than 9",
+    ),
+    "TGI": (status(422, {"error": "`top_p` must be > 0.0 and < 1.0", "error_type": "validation"}), "`top_p` must be"),
+    "page": (
+        status(
+            500, "<html><head><title>500</title><style>p {color: red}</style></head><body>CUDA out of memory</body>"
+        ),
+        "500 CUDA out of memory",
+    ),
+    "text": (status(500, "worker   crashed\n"), "worker crashed"),
+    "nothing": (status(400, {"object": 1}), ""),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_the_servers_reason_is_in_the_rows_detail(name: str) -> None:
+    fault, reason = REASONS[name]
+    with FakeEndpoint(always(fault)) as server:
+        (reply,) = ask(server, "a red bicycle")
+    assert isinstance(reply, Failure)
+    assert reason in reply.detail
+    assert reply.detail.startswith("the server answered ")
+    assert ("; tried 3 times" in reply.detail) == (name in ("page", "text"))
+    assert reason or reply.detail == "the server answered 400"
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_refused_key_is_told_with_the_servers_reason(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "sesame-4711")
+    message = {"error": {"message": "Incorrect API key provided: sesame-4***. Your account is suspended."}}
+    endpoint = {"api_key_env": "TEST_ENDPOINT_KEY"}
+    with FakeEndpoint(always(status(code, message)), models=status(code, message)) as server:
+        for start in (lambda: ask(server, "abc", endpoint=endpoint), lambda: check_endpoint(config(server, endpoint))):
+            with pytest.raises(InputError, match="Your account is suspended") as raised:
+                start()
+            assert f"refuses access ({code}): Incorrect API key provided: …" in str(raised.value)
+            assert "sesame" not in str(raised.value)
+
+
+def test_a_long_reason_is_cut() -> None:
+    long = {"error": {"message": "no capacity " * 1000}}
+    with FakeEndpoint(always(status(400, long))) as server:
+        (reply,) = ask(server, "abc")
+    assert len(reply.detail) <= 200 + len("the server answered 400: ")
+    assert reply.detail.endswith("…")
+
+
+PROMPT = 'Anna\'s "crimson" bicycle\nleans at 12 Elm Road <door> & the model of the red 赤い自転車の写真 façade'
+PRIVATE = ("anna", "crimson", "bicycle", "lean", "elm", "road", "door", "red", "赤い", "自転車", "写真", "faç")
+ECHOES: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "JSON": json.dumps,
+    "JSON in JSON": lambda text: json.dumps(json.dumps(text)),
+    "repr": repr,
+    "repr of bytes": lambda text: repr(text.encode()),
+    "HTML": html.escape,
+    "URL": quote,
+    "upper case": str.upper,
+    "one line": lambda text: " ".join(text.split()),
+    "without spaces": lambda text: "".join(text.split()),
+    "words with underscores": lambda text: "_".join(text.split()),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+@pytest.mark.parametrize("cut", [(None, None), (0, 11), (0, 18), (9, 40), (-21, None), (-9, -3)])
+def test_a_reason_that_echoes_the_prompt_loses_only_the_echo(name: str, cut: tuple) -> None:
+    echo = ECHOES[name](PROMPT)[slice(*cut)]
+    payload = json.dumps({"error": {"message": f"Invalid value: {echo}; max_tokens is too large"}}).encode()
+    found = server_reason(payload, [PROMPT])
+    assert [word for word in PRIVATE if word in found.casefold()] == []
+    assert found.startswith("Invalid value: ")
+    assert found.endswith("max_tokens is too large")
+
+
+def test_the_reason_repeats_no_key_and_no_image_data() -> None:
+    image = data_url(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
+    message = f"Bad image {image} of user. Authorization: Bearer abcdef123 was read"
+    found = server_reason(json.dumps({"message": message}).encode(), [])
+    assert found == "Bad image … of user. Authorization: … was read"
 
 
 # Waiting
@@ -506,7 +604,7 @@ def test_a_request_that_is_too_large_for_the_limit_is_given_up() -> None:
         first_, *rest = ask(server, "huge", *others, endpoint={"max_in_flight": 2, "max_attempts": 1})
     assert [texts_of(reply) for reply in rest] == [[said(prompt)] for prompt in others]
     assert isinstance(first_, Failure)
-    assert (first_.reason, first_.detail) == ("http_429", "the server answered 429; tried 11 times")
+    assert (first_.reason, first_.detail) == ("http_429", "the server answered 429: planned; tried 11 times")
     assert len(server.seen) == 60 + 11
 
 

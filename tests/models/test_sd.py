@@ -286,7 +286,7 @@ def test_missing_and_damaged_models_are_named(saved: Path, tmp_path: Path) -> No
     shutil.copytree(saved, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"unet.* cannot be loaded"):
+    with pytest.raises(InputError, match=r"unet.* is damaged or incomplete"):
         SD.load_denoiser(folder)
     weights.unlink()
     torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")

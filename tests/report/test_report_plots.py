@@ -7,7 +7,9 @@ import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pillow_heif
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from raysys.replication.result import Unreadable
@@ -16,6 +18,7 @@ from raysys.report.images import pictures
 from raysys.report.plots import Distribution, distribution_plot, loss_curve, loss_plot, running_mean
 from raysys.report.text import change, compare_figures, duration, interval, lang_of, number, shorten
 from tests.support import report_data as fake
+from tests.support.photos import photo_tiles
 
 
 def test_loss_curve_keeps_the_last_of_a_repeated_step():
@@ -78,6 +81,18 @@ def test_pictures_shrink_until_they_fit():
     repeated = pictures([(source, "0")] * 10, 300_000)
     assert sum(len(p.src) for p in repeated) <= 300_000  # a picture shown ten times is ten times in the page
     assert (large[0].width, large[0].height) == (400, 400)  # of the source, not of the thumbnail
+
+
+def test_heic_is_shown_and_a_damaged_avif_says_so():
+    image, heic, avif = Image.fromarray(photo_tiles(96)[0]), io.BytesIO(), io.BytesIO()
+    pillow_heif.from_pillow(image).save(heic)
+    image.save(avif, "AVIF", quality=95)
+    data = avif.getvalue()
+    damaged = [data[:at] + bytes(16) + data[at + 16 :] for at in range(60, len(data), len(data) // 40)]
+    named = {"heic": heic.getvalue(), **{str(i): found for i, found in enumerate(damaged)}}
+    shown, *others = pictures([(named.__getitem__, name) for name in named], 10_000_000)
+    assert (shown.width, shown.height) == (96, 96)
+    assert any(picture.why == "cannot be decoded (RuntimeError)" for picture in others)
 
 
 def test_numbers():

@@ -158,7 +158,7 @@ def test_not_images_and_refused_formats():
     assert reason(b"") == "not_image"
     assert reason(b"<html>404</html>") == "not_image"
     assert reason(bytes(1000)) == "not_image"
-    assert reason(b"\0\0\0\x20ftypheic" + bytes(100)) == "unsupported_format"
+    assert reason(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)) == "unsupported_format"
     assert reason(b"8BPS" + bytes(100)) == "unsupported_format"
     assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unsupported_format"
     assert reason(encode(NOISE, "PPM")) == "not_image"  # Pillow could, but the parser is not allowed

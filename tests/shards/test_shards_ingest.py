@@ -171,7 +171,7 @@ REASONS = {
     "not_image": {"png": b"hello"},
     "truncated": {"png": picture(1)[:60]},
     "too_small": {"png": picture(1, side=8)},
-    "unsupported_format": {"png": None, "heic": b"\0\0\0\x20ftypheic" + bytes(50)},
+    "unsupported_format": {"png": None, "jxl": b"\xff\x0a" + bytes(50)},
 }
 
 
@@ -409,8 +409,8 @@ def test_input_mistakes_are_named(tmp_path):
     refused(tmp_path, "tars and images")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 broken")
     refused(tmp_path / "b.parquet", "not a complete Parquet file")
-    pq.write_table(pa.table({"url": ["x"], "image": ["path.png"]}), tmp_path / "b.parquet")
-    refused(tmp_path / "b.parquet", r"no column of image bytes; its columns: url \(string\)")
+    pq.write_table(pa.table({"url": ["x"], "photo": ["path.png"]}), tmp_path / "b.parquet")
+    refused(tmp_path / "b.parquet", r"no column of image bytes or paths; its columns: url \(string\)")
     (tmp_path / "c.csv").write_text("a,b\n1,2\n")
     refused(tmp_path / "c.csv", "no column for the image; its columns: a, b")
 

@@ -14,13 +14,17 @@ import pytest
 
 from raysys.cli.results import show
 from raysys.config import validate
-from raysys.errors import InputError
+from raysys.errors import InputError, RunFailed
+from raysys.jobs.options import RunOptions
+from raysys.jobs.registry import JobInfo
+from raysys.jobs.study import run_step
 from raysys.report.folder import RunFolder
 from raysys.study.config import StudyConfig
 from raysys.study.plan import plan_steps, selected
 from raysys.study.record import Record
 from raysys.study.run import plan_of, run_steps, states
 from raysys.study.step import Step
+from raysys.tables.results import Summary, TableSummary
 
 
 @pytest.fixture
@@ -179,3 +183,32 @@ def test_a_reason_ends_with_the_configuration_that_failed(folder):
     _, record = run(study(folder, "ab"), only=("a",))
     assert record.failed_models() == {}
     assert RunFolder.open(folder).why_missing("b").startswith("not done yet: train b")
+
+
+class Empty:
+    """A job that writes a table of which nothing is kept."""
+
+    def run(self, config: Any, options: RunOptions) -> Summary:
+        rows = {"in": 5, "kept": 0, "rejected": {"refusal": 4, "empty": 1}, "error": {}}
+        return Summary({"x": TableSummary("encode", "/out", "encode-0", 1, 0, rows, 0.0)}, notes=("note: look",))
+
+
+def test_a_step_that_kept_nothing_fails_the_models_that_need_it(folder, monkeypatch):
+    """Model b learns from captions whose encoding kept nothing; model a does not."""
+    monkeypatch.setattr(JobInfo, "load", lambda self: Empty())
+    captioner = {"name": "blip2", "llm": {"model": "zoo:captioner"}}
+    config = study(folder, "ab", b={"captions": "blip2/describe"}, data={"caption": {"captioners": [captioner]}})
+
+    def act(step: Step) -> None:
+        if step.name == "encode blip2/describe":
+            run_step(step, RunOptions())
+
+    ran, record = run(config, act)
+    assert "train a" in ran
+    assert "train b" not in ran
+    assert list(record.failed_models()) == ["b"]
+    why = record.failed_models()["b"]
+    assert "nothing was kept: encode: 5 rows, kept 0, rejected 5 (refusal 4, empty 1), error 0" in why
+    assert "note: look" in why
+    with pytest.raises(RunFailed, match="nothing was kept"):
+        run(config, lambda step: run_step(step, RunOptions()) if step.name == "ingest train" else None)

@@ -43,6 +43,7 @@ class JobConfig(Config):
     fail: tuple[int, ...] = Field((), description="items that raise until `fixed` exists")
     deadly: tuple[int, ...] = Field((), description="items that kill their worker")
     breaking: tuple[int, ...] = Field((), description="items of the first part that break their worker's engine")
+    load: str = Field("", description="`dies` or `raises`: what happens while a worker builds the stage")
     fixed: str = Field("/nonexistent", description="file that repairs the failing items")
     cluster: ClusterConfig = Field(ClusterConfig(max_error_fraction=0.5), description="use of the cluster")
 
@@ -54,6 +55,10 @@ class Toy(Stage):
 
     def __init__(self, config: JobConfig) -> None:
         self.config = config
+        if config.load == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.load == "raises":
+            raise RuntimeError("no room for the weights")
 
     def __call__(self, items: pa.Table) -> list[dict]:
         return [self.row(item) for item in items.to_pylist()]
