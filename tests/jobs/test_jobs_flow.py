@@ -17,7 +17,7 @@ import pytest
 
 from raysys.outcomes import Counts
 from raysys.rows import DUPLICATES, GENERATIONS, LATENTS, MATCHES, SAMPLES, TEXT_STATES
-from raysys.tables import open_table
+from raysys.tables import Store, commit_part, open_table
 from tests.support import tiny
 from tests.support.processes import raysys
 from tests.support.tables import read_rows
@@ -301,4 +301,4 @@ def _rewrite(part: Path, column: str, change: Callable[[str], str]) -> None:
     table = pq.read_table(part)
     index, field = table.schema.get_field_index(column), table.schema.field(column)
     changed = pa.array([change(value) for value in table[column].to_pylist()], field.type)
-    pq.write_table(table.set_column(index, field, changed), part)
+    commit_part(Store(part.parent), part.name, table.set_column(index, field, changed).replace_schema_metadata(None))
