@@ -249,10 +249,30 @@ def test_processes_released_by_a_barrier(tmp_path, producers):
             assert rows == ALL_ROWS, f"round {n}, {name}"
 
 
+RAYSYS_TOGETHER = """
+import sys, time
+from pathlib import Path
+from raysys import cli
+from raysys.jobs import run_table
+opens, mine, other = run_table.open_output, Path(sys.argv[1]), Path(sys.argv[2])
+def together(*args, **kwargs):
+    mine.touch()
+    while not other.exists():
+        time.sleep(0.0005)
+    return opens(*args, **kwargs)
+run_table.open_output = together
+cli.main(sys.argv[3:])
+"""
+
+
 def test_two_commands_at_once(tmp_path):
+    """`raysys ingest` twice, held until both are about to open the table."""
     write_demo_shards(tmp_path / "shards", tiny.SCENES)
-    command = [sys.executable, "-m", "raysys", "ingest", "--address", "inline", "input=shards/train", "output=samples"]
-    both = [processes.start([*command, f"chunk_rows={n}"], tmp_path) for n in (2, 5)]
+    command = ["ingest", "--address", "inline", "input=shards/train", "output=samples"]
+    both = [
+        processes.start([sys.executable, "-c", RAYSYS_TOGETHER, *here, *command, f"chunk_rows={n}"], tmp_path)
+        for n, here in ((2, ("first", "second")), (5, ("second", "first")))
+    ]
     for process in both:
         code, err = processes.finish(process)
         assert code == 0, err
