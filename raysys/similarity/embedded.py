@@ -59,10 +59,10 @@ CONTRAST_FLOOR = 0.02
 """Added to the luma's local standard deviation ([0, 1] scale), so that noise in a flat area is not amplified."""
 SOFT_NORMS = (1.0, 0.1, 0.15)
 """A part whose norm is much smaller than this stays weak instead of being scaled to unit length."""
-DETAIL_FLOOR = 0.002
+DETAIL_FLOOR = 0.001
 """Standard deviation ([0, 1] scale) of the detail at which an image's features have half of their weight."""
-DETAIL_ORDER = 3
-"""Detail: all frequencies (u, v) of the thumbnail with u + v of at least this; lower ones are a slope of light."""
+SLOPE_DEGREE = 2
+"""Detail is what remains of the luma without its best-fitting polynomial of this degree, which is a slope of light."""
 CODE_DIM = 64
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 CHUNK = 128
@@ -100,7 +100,7 @@ def version_hash() -> str:
     """SHA-256 of all constants of the method; takes the place of a weights hash."""
     recipe = (PRESET, INPUT_PX, WORK_PX, CROPS, DCT_SIZE, GRADIENT_CELLS, DIRECTIONS, CHROMA_CELLS, PART_WEIGHTS)
     soft = (NEARBY_CELLS, GRADIENT_FLOOR, CONTRAST_FLOOR, SOFT_NORMS, LOCAL_CELLS, FREQUENCY_POWER)
-    weak = (DETAIL_FLOOR, DETAIL_ORDER, CODE_DIM)
+    weak = (DETAIL_FLOOR, SLOPE_DEGREE, CODE_DIM)
     return hashlib.sha256(repr(recipe + soft + weak).encode()).hexdigest()
 
 
@@ -134,8 +134,8 @@ def describe(thumbs: np.ndarray) -> np.ndarray:
 
 def confidence(luma: np.ndarray) -> np.ndarray:
     """Luma [N, 40, 40] → [N] in [0, 1): E / (E + floor²), where E is the variance of the detail."""
-    coefficients = _separable(luma, _FULL_DCT) / INPUT_PX
-    energy = (coefficients[:, _IS_DETAIL] ** 2).sum(1)
+    pixels = luma.reshape(len(luma), -1)
+    energy = ((pixels - (pixels @ _SLOPES) @ _SLOPES.T) ** 2).mean(1)
     return energy / (energy + np.float32(DETAIL_FLOOR**2))
 
 
@@ -216,6 +216,13 @@ def _smoothing_matrix(size: int, cells: int) -> np.ndarray:
     return (pool / pool.sum(0)).T @ pool
 
 
+def _polynomials(size: int, degree: int) -> np.ndarray:
+    """Orthonormal polynomials in x and y up to `degree`, on size x size pixels, as columns."""
+    y, x = np.mgrid[:size, :size].reshape(2, -1) / size - 0.5
+    powers = [x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)]
+    return np.linalg.qr(np.stack(powers, axis=1))[0].astype(np.float32)
+
+
 def _zoom_matrix(size: int, out: int, fraction: float) -> np.ndarray:
     """[out, size] linear interpolation of the central `fraction` of an axis."""
     position = ((np.arange(out) + 0.5) / out * fraction + (1 - fraction) / 2) * size - 0.5
@@ -262,8 +269,7 @@ def _orientations() -> tuple[np.ndarray, np.ndarray]:
 
 
 _DCT = _dct_matrix(WORK_PX, DCT_SIZE)
-_FULL_DCT = _dct_matrix(INPUT_PX, INPUT_PX)
-_IS_DETAIL = np.add.outer(np.arange(INPUT_PX), np.arange(INPUT_PX)) >= DETAIL_ORDER
+_SLOPES = _polynomials(INPUT_PX, SLOPE_DEGREE)
 _LOCAL = _smoothing_matrix(INPUT_PX, LOCAL_CELLS)
 _FREQUENCY_WEIGHT = (np.hypot(*np.mgrid[:DCT_SIZE, :DCT_SIZE]) ** FREQUENCY_POWER).astype(np.float32)
 _GRADIENT_POOL = _pool_matrix(WORK_PX - 2, GRADIENT_CELLS)

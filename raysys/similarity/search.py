@@ -49,7 +49,7 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k database rows with the largest inner product for each query. All vectors must be L2-normalized.
 
-    queries: float32 [Q, D], or [Q, V, D] for queries with V views (e.g. the image and its mirror image; `Descriptor.views`); the similarity
+    queries: float32 [Q, D], or [Q, V, D] for queries with V views (e.g. the image and its mirror image); the similarity
     is then the maximum over the views.
     exclude: one database index per query that must not be returned; `range(Q)` compares a set with itself without
     matching a row with itself.

@@ -1,22 +1,25 @@
 """Do two images show the same picture? A second look, at the pixels of a pair that a descriptor calls similar.
 
-Features of unrelated smooth images can be close, because such images have little that could differ. Here two images are
-laid over each other and must agree in their details, place by place:
+Features of unrelated smooth images can be close, because such images have little that could differ. Here two images
+are laid over each other and must agree in their details, place by place:
 
-1. Hypotheses of how one image lies in the other: the eight orientations of the full frame, its central crops, and affine
-   maps that RANSAC finds from matching SIFT keypoints, of the image and of its mirror image.
+1. Hypotheses of how one image lies in the other: the eight orientations of the full frame, its central crops, and
+   affine maps that RANSAC finds from matching SIFT keypoints, of the image and of its mirror image.
 2. For every hypothesis, the overlap is compared in two bands of spatial frequency, in which slopes of light and the
-   overall brightness and contrast do not exist. Fine band: n²/m ≥ FINE_CELLS, where n of 64 cells correlate (softly
-   counted) and m have detail in one of the images. Coarse band: correlation over the whole overlap ≥ COARSE_CORRELATION.
-   The first finds what is pasted, cropped or written over, the second what was blurred, recompressed or is noisy.
+   overall brightness and contrast do not exist. Fine band: n²/m, where n of 64 cells correlate (softly counted) and m
+   have detail in one of the images; it finds what is pasted, cropped or written over. Coarse band: the correlation over
+   the whole overlap; it finds what was blurred, recompressed or is noisy.
+3. Bricks, checkerboards and straight edges agree with many others when shifted. For images whose features are not
+   similar by themselves (`NEAR`), only distinctive cells prove a copy: those that occur once in their image.
 
-The score is the better of both, divided by its threshold: a pair is verified from 1. Both thresholds come from
-photographs: see `raysys.similarity.thresholds`. The only module that imports OpenCV.
+The thresholds come from photographs: see `raysys.similarity.thresholds`. The only module that imports OpenCV.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
@@ -24,6 +27,8 @@ import numpy as np
 
 from raysys.similarity.images import ImageLike, as_pil
 
+VERIFIED = 1.0
+"""Score from which two images show the same picture, or a part of it."""
 SIDE = 128
 """Images are compared as squares of this side in pixels, whatever their aspect ratio."""
 FINE_BAND, COARSE_BAND = (1.0, 4.0), (2.0, 8.0)
@@ -36,6 +41,20 @@ AGREE = (0.4, 0.8)
 """A cell's correlation counts from 0 at the first to 1 at the second."""
 FINE_CELLS = 7.0
 COARSE_CORRELATION = 0.72
+DISTINCT_CELLS = 3.0
+MORE_CELLS = 20.0
+"""n²/m of the distinctive cells that proves a copy, at a similarity of NEAR, and more for every 1.0 less: printed
+wallpaper and the windows of one house repeat beyond the image, and then their cells look distinctive."""
+NEAR = 0.85
+"""Similarity of the features from which the fine and the coarse band prove a copy by themselves."""
+UNLIKE = 0.5
+"""Weight of these two below that."""
+NEARLY_1 = 0.999
+"""Limit for correlations: the evidence of the coarse band is log(1 - correlation)."""
+SHIFTS = (0.125, 0.25, 0.375)
+"""Shares of the side by which an image is shifted to see whether it agrees with itself."""
+REPEATED = 0.8
+"""Correlation with another place of the same image from which a cell is not distinctive."""
 MIN_COVER = 0.5
 """Share of a cell that must lie in the overlap, and of the image that must for the coarse band."""
 CROPS = (0.7, 0.8, 0.9)
@@ -78,6 +97,29 @@ class Prepared:
         return _keypoints(self._gray)
 
     @cached_property
+    def is_distinctive(self) -> np.ndarray:
+        """[GRID, GRID]: cells that do not correlate with another place of the image, half a cell away or more."""
+        cv2 = _cv2()
+        small = cv2.resize(self.fine, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+        side = len(small) // GRID
+        found = np.zeros((GRID, GRID), bool)
+        for row, column in np.ndindex(GRID, GRID):
+            y, x = row * side, column * side
+            cell = small[y : y + side, x : x + side]
+            if cell.std() > DETAIL / 2:
+                elsewhere = cv2.matchTemplate(small, cell, cv2.TM_CCOEFF_NORMED)
+                elsewhere[max(0, y - side // 2) : y + side // 2 + 1, max(0, x - side // 2) : x + side // 2 + 1] = -1
+                found[row, column] = elsewhere.max() < REPEATED
+        return found
+
+    @cached_property
+    def needed(self) -> tuple[float, float]:
+        """(fine, coarse) that prove a copy: more where the image, shifted, agrees with itself, like planks or a sky."""
+        shifted = [_compared(self, self, matrix) for matrix in _SHIFTS]
+        fine, coarse = max(s.fine for s in shifted), max(s.coarse for s in shifted)
+        return max(FINE_CELLS, min(2 * fine, (GRID**2 + fine) / 2)), max(COARSE_CORRELATION, (1 + coarse) / 2)
+
+    @cached_property
     def mirrored_keypoints(self) -> tuple[np.ndarray, np.ndarray]:
         """The keypoints of the mirror image, at their positions in the image itself."""
         positions, descriptors = _keypoints(np.ascontiguousarray(self._gray[:, ::-1]))
@@ -85,34 +127,67 @@ class Prepared:
         return positions, descriptors
 
 
-def verification_score(first: Prepared, second: Prepared) -> float:
-    """How well the two images agree in their details; from 1, they show the same picture, or a part of it."""
-    return max(_agreement(first, second, matrix) for matrix in _hypotheses(first, second))
+def verification_score(first: Prepared, second: Prepared, similarity: float) -> float:
+    """How well the two images agree in their details; from VERIFIED, they show the same picture, or a part of it.
+
+    similarity: of their features. The order of the two matters little, but it does.
+    """
+    weight = 1.0 if similarity >= NEAR else UNLIKE
+    cells = DISTINCT_CELLS + MORE_CELLS * max(NEAR - similarity, 0)
+    return max(_agreement(first, second, matrix, weight, cells) for matrix in _hypotheses(first, second))
 
 
-def _agreement(first: Prepared, second: Prepared, matrix: np.ndarray) -> float:
-    """The score under one hypothesis; matrix [2, 3]: positions in the first image → in the second."""
+def _agreement(first: Prepared, second: Prepared, matrix: np.ndarray, weight: float, cells: float) -> float:
+    """The score under one hypothesis; matrix [2, 3]: positions in the first image → in the second. weight: of the fine
+    and coarse band; cells: n²/m of the distinctive cells that proves a copy."""
+    found = _compared(first, second, matrix)
+    needed_fine, needed_coarse = first.needed
+    coarse = math.log1p(-min(found.coarse, NEARLY_1)) / math.log1p(-min(needed_coarse, NEARLY_1))
+    score = weight * max(found.fine / needed_fine, coarse)
+    if found.n_agree >= score * cells:  # n²/m is at most n
+        score = max(score, found.distinct(first.is_distinctive) / cells)
+    return score
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """agree: soft agreement of the cells [GRID, GRID]; has_detail: in one of the images. Both are 0 outside the
+    overlap. coarse: correlation of the coarse band, 0 if the overlap is small."""
+
+    agree: np.ndarray
+    has_detail: np.ndarray
+    coarse: float
+
+    @property
+    def n_agree(self) -> float:
+        return float(self.agree.sum())
+
+    @property
+    def fine(self) -> float:
+        return _squared_share(self.n_agree, int(self.has_detail.sum()))
+
+    def distinct(self, cells: np.ndarray) -> float:
+        return _squared_share(float(self.agree[cells].sum()), int(self.has_detail[cells].sum()))
+
+
+def _compared(first: Prepared, second: Prepared, matrix: np.ndarray) -> _Compared:
     cover = _laid_over(np.ones((SIDE, SIDE), np.float32), matrix, nearest=True)
     covered = _cells(cover)
-    if covered.mean() < MIN_COVER / 4:
-        return 0.0
-    fine = _moments(first.fine * cover, _laid_over(second.fine, matrix))
-    score = _fine_agreement(*_centered(fine, covered), covered) / FINE_CELLS
-    if covered.mean() < MIN_COVER:
-        return score
-    coarse = _moments(first.coarse * cover, _laid_over(second.coarse, matrix)).mean((1, 2))
-    return max(score, float(_correlation(*_centered(coarse, covered.mean()))) / COARSE_CORRELATION)
-
-
-def _fine_agreement(
-    variance_a: np.ndarray, variance_b: np.ndarray, product: np.ndarray, covered: np.ndarray
-) -> float:
-    """n²/m: n cells agree, m have detail in one of the images."""
-    inside = covered >= MIN_COVER
+    variance_a, variance_b, product = _centered(_moments(first.fine * cover, _laid_over(second.fine, matrix)), covered)
     low, high = AGREE
-    agree = ((_correlation(variance_a, variance_b, product) - low) / (high - low)).clip(0, 1)[inside].sum()
-    detailed = (inside & (np.maximum(variance_a, variance_b) > DETAIL**2)).sum()
-    return float(agree * min(agree / max(detailed, 1), 1))
+    agree = ((_correlation(variance_a, variance_b, product) - low) / (high - low)).clip(0, 1)
+    inside = covered >= MIN_COVER
+    has_detail = inside & (np.maximum(variance_a, variance_b) > DETAIL**2)
+    coarse = 0.0
+    if covered.mean() >= MIN_COVER:
+        moments = _moments(first.coarse * cover, _laid_over(second.coarse, matrix)).mean((1, 2))
+        coarse = float(_correlation(*_centered(moments, covered.mean())))
+    return _Compared(np.where(inside, agree, 0), has_detail, coarse)
+
+
+def _squared_share(n: float, m: int) -> float:
+    """n²/m, at most n."""
+    return n * min(n / max(m, 1), 1)
 
 
 def _moments(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -222,4 +297,5 @@ def _sketched(frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 _FRAMES = _frames()
+_SHIFTS = [np.array([[1.0, 0, x], [0, 1, y]]) for s in SHIFTS for x, y in ((s * SIDE, 0), (0, s * SIDE))]
 _FRAME_INDEX, _FRAME_COVER = _sketched(_FRAMES)
