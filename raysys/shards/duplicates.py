@@ -44,14 +44,14 @@ class DuplicatesConfig(Config):
         gt=0,
         le=1,
         description="minimum cosine similarity of near-duplicates; with verify, of pairs whose pixels are compared; "
-        "null = the descriptor's: embedded 0.45 with verify, else 0.9; sscd 0.75; none for clip and dinov2",
+        "null = the descriptor's: embedded 0.4 with verify, else 0.92; sscd 0.75; none for clip and dinov2",
     )
     near: bool = Field(True, description="find near-duplicates; false = exact duplicates only")
     verify: bool | None = Field(
         None,
         description="near-duplicates must also agree in their pixels; null = if the descriptor needs it: true for "
-        "embedded. Measured on tiles of photographs, "
-        "with neighboring tiles among the others: {VERIFIED}",
+        "embedded. Measured on 2,700 altered copies of tiles of photographs among 458 others: 83 % find their original; "
+        "0.0 % match a tile of another photograph, 3.4 % one of the same photograph (wallpaper, windows that repeat)",
     )
     candidates: int = Field(
         8, ge=1, le=100, description="with verify: the most similar representatives whose pixels are compared"

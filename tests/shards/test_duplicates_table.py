@@ -155,7 +155,12 @@ def test_blurred_photographs_are_not_merged_and_their_copies_are(tmp_path):
         np.asarray(Image.fromarray(tile).filter(ImageFilter.GaussianBlur(10))) if i % 10 == 0 else tile
         for i, tile in enumerate(tiles)
     ]
-    copied = {17: np.rot90(images[17]), 33: images[33][:, ::-1], 48: images[48][:88, :88], 95: images[95][10:-10, 10:-10]}
+    copied = {
+        17: np.rot90(images[17]),
+        33: images[33][:, ::-1],
+        48: images[48][:88, :88],
+        95: images[95][10:-10, 10:-10],
+    }
     images += [np.ascontiguousarray(copy) for copy in copied.values()]
     rows = [sample(i, image) | {"row_id": f"a.tar/{i:03}"} for i, image in enumerate(images)]
     found = {row["row_id"]: row for row in clusters_of(tmp_path, images, rows)}
