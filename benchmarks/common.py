@@ -24,6 +24,8 @@ PACKAGES = (
     "faiss-cpu",
     "numpy",
     "pillow",
+    "opencv-python-headless",
+    "imagehash",
     "pyarrow",
     "webdataset",
 )

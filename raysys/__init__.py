@@ -5,6 +5,7 @@ For notebooks and scripts, without a cluster:
     import raysys
 
     raysys.score("generated/", "training/").R                                           # how much is copied
+    raysys.score([image_a, "b.png"], "training/").R                                     # Pillow images and paths
     raysys.generality("two dogs on a beach").gs                                         # how general a caption is
     raysys.open_table("runs/demo/captions").counts()                                    # what a job wrote
     raysys.generate("runs/demo/models/baseline/pipeline", ["a red circle"], seed=0)     # images of prompts

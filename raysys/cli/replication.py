@@ -26,7 +26,9 @@ STDOUT = "-"
 @click.argument("generated")
 @click.argument("training")
 @click.option(
-    "--held-out", metavar="DIR", help="Real images that were not trained on, for the level that chance reaches."
+    "--held-out",
+    metavar="DIR",
+    help="Real images that were not trained on: their R is the level of chance, shown beside R.",
 )
 @click.option("--report", metavar="FILE", help="Write an HTML report with the worst matches as images.")
 @click.option(

@@ -64,7 +64,8 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
     }
 
     def write(folder: Path) -> dict[str, Any]:
-        return {"rows": write_duplicates(str(folder), samples, features, duplicates, descriptor.mirrored).as_dict()}
+        counts = write_duplicates(str(folder), samples, features, duplicates, descriptor.views, config.decode)
+        return {"rows": counts.as_dict()}
 
     job = FolderJob("dedup", config.output, fields, write, follows=("contents",))
     made = run_folder(job, config, options)

@@ -13,7 +13,7 @@ from raysys.replication import stats
 from raysys.replication.config import ReplicationConfig
 from raysys.replication.inputs import ImageSet
 from raysys.replication.result import Background, LeftOut, ReplicationResult, Unreadable
-from raysys.similarity import DescriptorFacts, array_blocks, query_views, top_k
+from raysys.similarity import DescriptorFacts, array_blocks, top_k
 from raysys.similarity.feature_file import FeatureFile
 
 ProgressFn = Callable[[str, int, int], None]
@@ -111,7 +111,7 @@ class _Search:
             return None
         size = min(config.background_images, n)
         drawn = np.sort(np.random.default_rng(config.seed).choice(n, size, replace=False))
-        views = query_views(self._descriptor, training.array[drawn])
+        views = self._descriptor.views(training.array[drawn])
         blocks = self._blocks("background", training.array)
         similarity = top_k(views, blocks, 1, exclude=drawn, threads=config.threads)[0][:, 0]
         figures = stats.summary(similarity, self._thresholds)
@@ -119,7 +119,7 @@ class _Search:
 
     def _nearest(self, stage: str, queries: _Side, training: _Side) -> tuple[np.ndarray, np.ndarray]:
         """(similarity [Q, top], index in `training` [Q, top])."""
-        views = query_views(self._descriptor, queries.array)
+        views = self._descriptor.views(queries.array)
         return top_k(views, self._blocks(stage, training.array), self._config.top, threads=self._config.threads)
 
     def _blocks(self, stage: str, array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

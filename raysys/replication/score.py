@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +21,7 @@ from raysys.replication.compare import DescribedSet, ProgressFn, compare
 from raysys.replication.config import ReplicationConfig
 from raysys.replication.described import refuse_unreadable
 from raysys.replication.inputs import ImageSet, RawImage, open_images, refuse_same
+from raysys.replication.listed import Listed, ListedImages, refuse_equal
 from raysys.replication.result import ReplicationResult, Unreadable
 from raysys.shards.decode import DecodeConfig
 from raysys.shards.describe import load_image
@@ -28,8 +29,8 @@ from raysys.similarity import Descriptor, DescriptorConfig, make_descriptor
 from raysys.similarity.describe import LoadedImage, describe
 from raysys.similarity.feature_file import FeatureFile
 
-Source = str | os.PathLike | ImageSet
-"""A folder of images, a raysys table, or an opened image set."""
+Source = str | os.PathLike | ImageSet | Sequence[Listed]
+"""A folder of images, a raysys table, an opened image set, or a list of paths, Pillow images and arrays."""
 
 
 def score(
@@ -41,7 +42,8 @@ def score(
     config: ReplicationConfig | None = None,
     progress: ProgressFn | None = None,
 ) -> ReplicationResult:
-    """Measure how much `generated` copies from `training` (folders, tables or opened image sets).
+    """Measure how much `generated` copies from `training`: folders, tables, opened image sets, or lists of paths of
+    image files, Pillow images and uint8 arrays [H, W, 3].
 
     held_out: real images that were not trained on, for two reference levels for R. Those that turn out to be training
     images (equal bytes, or as similar as near-duplicates) are left out and listed.
@@ -73,12 +75,19 @@ def score(
 
 def open_sets(generated: Source, training: Source, held_out: Source | None) -> dict[str, ImageSet]:
     """{role: image set}. Raises InputError for a wrong path, or if one set contains another."""
-    sets = {"generated": open_images(generated, "generated"), "training": open_images(training, "training")}
+    sets = {"generated": _opened(generated, "generated"), "training": _opened(training, "training")}
     if held_out is not None:
-        sets["held_out"] = open_images(held_out, "held_out")
+        sets["held_out"] = _opened(held_out, "held_out")
     for role, other in combinations(reversed(sets), 2):
-        refuse_same(sets[role], sets[other], (role, other))
+        if isinstance(sets[role], ListedImages) or isinstance(sets[other], ListedImages):
+            refuse_equal(sets[role], sets[other], (role, other))
+        else:
+            refuse_same(sets[role], sets[other], (role, other))
     return sets
+
+
+def _opened(source: Source, role: str) -> ImageSet:
+    return ListedImages(source, role) if isinstance(source, (list, tuple)) else open_images(source, role)
 
 
 def _described(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raysys.outcomes import KEPT, rejected
-from raysys.shards.duplicates import DuplicatesConfig, Mirror, views_of
+from raysys.shards.duplicates import DuplicatesConfig, Verify, Views, views_of
 from raysys.similarity import array_blocks, top_k
 from raysys.similarity.feature_file import FeatureFile
 
@@ -31,15 +31,16 @@ def refuse_conflicts(
     features: np.ndarray,
     refused: Refused,
     config: DuplicatesConfig,
-    mirror: Mirror | None,
+    views: Views,
+    verify: Verify | None = None,
 ) -> None:
     """Reject clusters with a copy of a refused image, in place, as `license_conflict:<row_id of the refused row>`.
 
-    rows: DUPLICATES rows, one for each of `features` [N, D]. A copy has the same bytes or (with `config.near`) a
-    similarity of at least `config.threshold`. If there are several refused images, the reason names the most similar.
+    rows: DUPLICATES rows, one for each of `features` [N, D]. A copy has the same bytes or (with `config.near`) is a
+    near-duplicate, as in `find_clusters`. If there are several refused images, the reason names the most similar.
     """
     worst: dict[str, tuple[float, str]] = {}
-    for index, similarity, row_id in _copies(rows, features, refused, config, mirror):
+    for index, similarity, row_id in _copies(rows, features, refused, config, views, verify):
         cluster = rows[index]["cluster_id"]
         if cluster not in worst or similarity > worst[cluster][0]:
             worst[cluster] = similarity, row_id
@@ -54,7 +55,8 @@ def _copies(
     features: np.ndarray,
     refused: Refused,
     config: DuplicatesConfig,
-    mirror: Mirror | None,
+    views: Views,
+    verify: Verify | None = None,
 ) -> Iterator[tuple[int, float, str]]:
     """(index of the row, similarity, row_id of the refused row) for every row that is a copy of a refused image."""
     for index, row in enumerate(rows):
@@ -64,7 +66,11 @@ def _copies(
         return
     others = refused.features.array()
     for start, block in array_blocks(features, config.block_rows):
-        views = views_of(block, config, mirror)
-        similarity, nearest = top_k(views, array_blocks(others, config.block_rows), 1)
-        for at in np.flatnonzero(similarity[:, 0] >= np.float32(config.threshold)).tolist():
-            yield start + at, float(similarity[at, 0]), refused.features.ids[nearest[at, 0]]
+        queries = views_of(block, config, views)
+        n_candidates = 1 if verify is None else config.candidates
+        similarity, nearest = top_k(queries, array_blocks(others, config.block_rows), n_candidates)
+        for at, rank in np.argwhere(similarity >= np.float32(config.threshold)).tolist():
+            row_id = refused.features.ids[nearest[at, rank]]
+            value = float(similarity[at, rank])
+            if verify is None or verify(rows[start + at]["row_id"], row_id, value):
+                yield start + at, value, row_id

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from raysys.outcomes import KEPT, Counts, rejected
 from raysys.rows import DUPLICATES
+from raysys.shards.decode import DecodeConfig
 from raysys.shards.describe import is_refused
-from raysys.shards.duplicates import DuplicatesConfig, Mirror, find_clusters
+from raysys.shards.duplicates import DuplicatesConfig, Views, find_clusters
 from raysys.shards.duplicates_conflicts import Refused, refuse_conflicts
+from raysys.shards.same_picture import SamePicture
 from raysys.similarity.feature_file import FeatureFile
 from raysys.tables import TableView, commit_part, open_output
 from raysys.tables.join import AlignedTable
@@ -40,23 +42,33 @@ WHOLE_PART = 1 << 62
 
 
 def write_duplicates(
-    folder: str, samples: TableView, features: TableView, config: DuplicatesConfig, mirror: Mirror | None
+    folder: str,
+    samples: TableView,
+    features: TableView,
+    config: DuplicatesConfig,
+    views: Views,
+    limits: DecodeConfig | None = None,
 ) -> Counts:
     """Write the DUPLICATES table of all kept rows of `samples` to an empty folder; return the counts of its fates.
 
-    features: a FEATURES table of `samples`, by one descriptor. mirror: its `mirrored`.
+    features: a FEATURES table of `samples`, by one descriptor. config: with the settings of that descriptor. views: its
+    `views`. limits: for decoding the images whose pixels are compared.
     """
     fields = {"samples": samples.identity, "features": features.identity, "duplicates": config.identity()}
     output = open_output(folder, DUPLICATES, "dedup", fields, samples.inputs(), WHOLE_PART)
     counts = Counts()
     chunks = {chunk.part.name: chunk for chunk in output.chunks}
-    for part, table in zip(samples.parts, duplicates_of(samples, features, config, mirror), strict=True):
+    for part, table in zip(samples.parts, duplicates_of(samples, features, config, views, limits), strict=True):
         counts.merge(commit_part(output.folder, chunks[part.name].file, table))
     return counts
 
 
 def duplicates_of(
-    samples: TableView, features: TableView, config: DuplicatesConfig, mirror: Mirror | None
+    samples: TableView,
+    features: TableView,
+    config: DuplicatesConfig,
+    views: Views,
+    limits: DecodeConfig | None = None,
 ) -> Iterator[pa.Table]:
     """One table of DUPLICATES rows per part of `samples`, with one row per kept sample, in order."""
     with FeatureFile() as of_kept, FeatureFile() as of_refused:
@@ -64,8 +76,9 @@ def duplicates_of(
         aligned = AlignedTable(features, "image_id")
         for part in samples.parts:
             _read_part(part, aligned, described)
-        clusters = find_clusters(described.rows, of_kept.array(), config, mirror)
-        refuse_conflicts(clusters, of_kept.array(), described.refused, config, mirror)
+        same = SamePicture(samples, limits or DecodeConfig()) if config.verify else None
+        clusters = find_clusters(described.rows, of_kept.array(), config, views, same)
+        refuse_conflicts(clusters, of_kept.array(), described.refused, config, views, same)
         row_of = {row["row_id"]: row for row in clusters} | described.unclear
         for part in samples.parts:
             rows = part.read(["row_id", "outcome"]).to_pylist()

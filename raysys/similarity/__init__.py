@@ -7,7 +7,6 @@ from raysys.similarity.descriptors import (
     DescriptorFacts,
     descriptor_facts,
     make_descriptor,
-    query_views,
 )
 from raysys.similarity.search import array_blocks, pairs_above, top_k
 
@@ -20,6 +19,5 @@ __all__ = [
     "descriptor_facts",
     "make_descriptor",
     "pairs_above",
-    "query_views",
     "top_k",
 ]

@@ -40,8 +40,11 @@ class DescriptorFacts(Protocol):
     weights_sha256: str  # of the weights file; for the embedded descriptor, of its constants
     thresholds: Thresholds
 
-    def mirrored(self, features: np.ndarray) -> np.ndarray | None:
-        """Features of the left-right mirrored images if the preset also compares these, else None."""
+    def views(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, D] of all orientations of the images that the preset compares → [N, V, D], the first unchanged.
+
+        V = 1 if it compares none but the image itself.
+        """
         ...
 
 
@@ -64,9 +67,9 @@ class StatedFacts:
     weights_sha256: str
     thresholds: Thresholds
 
-    def mirrored(self, features: np.ndarray) -> None:
-        """None: pretrained descriptors do not compare mirror images."""
-        return
+    def views(self, features: np.ndarray) -> np.ndarray:
+        """[N, 1, D]: pretrained descriptors compare only the image itself."""
+        return features[:, None]
 
 
 class DescriptorConfig(Config):
@@ -77,7 +80,7 @@ class DescriptorConfig(Config):
     )
     preset: str | None = Field(
         None,
-        description="preprocessing; null = the descriptor's first: embedded: embedded-v1; sscd: dcr224, sscd288, "
+        description="preprocessing; null = the descriptor's first: embedded: embedded-v2; sscd: dcr224, sscd288, "
         "sscd320; clip: clip; dinov2: dinov2",
     )
     weights: Annotated[str | None, OPERATIONAL] = Field(
@@ -140,9 +143,3 @@ def _chosen(config: DescriptorConfig) -> tuple[str, str | None]:
     if config.name != "embedded" and config.weights is None:
         raise InputError(f"descriptor {config.name} needs weights", "give the path of the local file or folder")
     return preset, config.weights
-
-
-def query_views(descriptor: DescriptorFacts, features: np.ndarray) -> np.ndarray:
-    """Features [N, D] → views of queries [N, V, D]: V = 2 if the descriptor also compares mirror images, else 1."""
-    mirrored = descriptor.mirrored(features)
-    return features[:, None] if mirrored is None else np.stack([features, mirrored], axis=1)

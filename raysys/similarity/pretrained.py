@@ -69,9 +69,9 @@ class SscdDescriptor:
         pixels = [sscd_pixels(image, self.preset) for image in images]
         return batched(pixels, self._network, self.device, self.batch_size)
 
-    def mirrored(self, features: np.ndarray) -> None:
-        """None: SSCD's presets do not compare mirror images, as in all published values of R."""
-        return
+    def views(self, features: np.ndarray) -> np.ndarray:
+        """[N, 1, D]: SSCD's presets do not compare mirror images, as in all published values of R."""
+        return features[:, None]
 
 
 class TransformersDescriptor:
@@ -113,9 +113,9 @@ class TransformersDescriptor:
         output = self._model(pixel_values=pixel_values)
         return output.image_embeds if self.name == "clip" else output.pooler_output
 
-    def mirrored(self, features: np.ndarray) -> None:
-        """None: features of mirror images cannot be computed from the features."""
-        return
+    def views(self, features: np.ndarray) -> np.ndarray:
+        """[N, 1, D]: features of mirror images cannot be computed from the features."""
+        return features[:, None]
 
 
 def sscd_pixels(image: ImageLike, preset: str) -> torch.Tensor:

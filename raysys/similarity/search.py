@@ -85,16 +85,14 @@ def array_blocks(features: np.ndarray, block_rows: int) -> Iterator[tuple[int, n
         yield start, features[start : start + block_rows]
 
 
-def pairs_above(
-    features: np.ndarray, threshold: float, mirrored: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs i < j of rows [N, D] with similarity ≥ threshold, as arrays (i, j, similarity), sorted by i, then j.
+def pairs_above(views: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs i < j of N images with similarity ≥ threshold, as arrays (i, j, similarity), sorted by i, then j.
 
-    mirrored: features of the mirrored images; the similarity of a pair is then the larger of both. Everything is in
-    memory, and the result can hold N²/2 pairs.
+    views [N, V, D]: the features of the orientations of each image, the first as it is; a similarity is the largest
+    over the orientations of image i. Everything is in memory, and the result can hold N²/2 pairs.
     """
-    features = np.asarray(features, np.float32)
-    views = features[:, None] if mirrored is None else np.stack([features, mirrored], axis=1)
+    views = np.asarray(views, np.float32)
+    features = np.ascontiguousarray(views[:, 0])
     if len(features) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     floors = np.full(len(views), threshold - ROUNDING, np.float32)

@@ -1,6 +1,6 @@
 """The similarity at which two images count as copies: every descriptor has its own, with a note on its origin.
 
-Similarities of two descriptors are not on the same scale. For SSCD, 0.5 is a copy; for the embedded descriptor, 72 % of
+Similarities of two descriptors are not on the same scale. For SSCD, 0.5 is a copy; for the embedded descriptor, 80 % of
 drawn scenes have a neighbor with similarity 0.5 among 1,000 unrelated ones. A descriptor may have no threshold.
 """
 
@@ -31,10 +31,12 @@ class Threshold:
 @dataclass(frozen=True)
 class Thresholds:
     """copy: at which a generated image counts as a copy of its nearest training image. near_duplicate: at which two
-    real images count as the same. None = the descriptor has no such threshold."""
+    real images count as the same by their features alone. candidate: from which `raysys.similarity.verify` decides by
+    their pixels. None = the descriptor has no such threshold."""
 
     copy: Threshold | None = None
     near_duplicate: Threshold | None = None
+    candidate: Threshold | None = None
 
 
 NO_CLAIM = Thresholds()
@@ -47,18 +49,23 @@ SSCD = Thresholds(
 EMBEDDED = Thresholds(
     copy=Threshold(
         0.9,
-        "measured: reached by 4 of a million pairs of different drawn scenes, by none of 600,000 pairs of tiles of "
-        "different photographs, and by 94 % or more of copies that were resized, recompressed, mirrored, brightened "
-        "or blurred (45 % of those cropped by 10 %)",
-        false_matches=4e-6,
+        "measured: reached by 10 of a million pairs of different drawn scenes, by none of 300,000 pairs of tiles of "
+        "different photographs, and by 93 % or more of copies that were resized, recompressed, mirrored, brightened "
+        "or blurred (30 % of those cropped by 10 %)",
+        false_matches=1.05e-5,
     ),
     near_duplicate=Threshold(
         0.92,
-        "measured: reached by 1.7 of a million pairs of different drawn scenes, and by 99 % of their recompressed, "
+        "measured: reached by 4.8 of a million pairs of different drawn scenes, and by 99 % of their recompressed, "
         "resized, brightened or slightly cropped copies",
-        false_matches=1.65e-6,
+        false_matches=4.75e-6,
+    ),
+    candidate=Threshold(
+        0.4,
+        "measured: reached by 2 % of the pairs of tiles of different photographs; their pixels decide",
+        false_matches=0.023,
     ),
 )
 """Measured on 20 million pairs of scenes: 2,000 against 10,000 others (64 px). Fraction of the 2,000 whose nearest
-scene has a similarity of at least 0.9: 0.05 % among 64, 0.4 % among 1,000, 2.7 % among 10,000; of at least 0.5: 22 %,
-72 %, 96 %. Checked by tests/similarity/test_thresholds.py."""
+scene has a similarity of at least 0.9: 0.05 % among 64, 0.85 % among 1,000, 5.2 % among 10,000; of at least 0.5: 32 %,
+80 %, 98 %. Checked by tests/similarity/test_thresholds.py. Photographs: benchmarks/bench_descriptor.py."""

@@ -36,6 +36,7 @@ EDGE_MODULES = {
     "faiss": "raysys/similarity/search.py",
     "bitsandbytes": None,
     "spacy": "raysys/language/nlp.py",
+    "cv2": "raysys/similarity/verify.py",
 }
 """Heavy optional libraries: the one module that may import each of them, inside a function; None = not used yet."""
 

@@ -61,17 +61,17 @@ def brute_force(generated, training) -> tuple[np.ndarray, np.ndarray]:
     """s(g) and the nearest index from the whole matrix."""
     d = make_descriptor()
     g, x = d(generated), d(training)
-    matrix = np.maximum(g @ x.T, d.mirrored(g) @ x.T)
+    matrix = np.max([view @ x.T for view in np.moveaxis(d.views(g), 1, 0)], axis=0)
     return matrix.max(1), matrix.argmax(1)
 
 
 def test_score_of_two_folders_equals_the_full_matrix(folders, tiles, copies):
     result = score(folders["generated"], folders["training"], held_out=folders["held_out"])
     s, nearest = brute_force([*copies, *tiles[N_TRAINING:]], tiles[:N_TRAINING])
-    np.testing.assert_allclose(result.similarities, s, atol=1e-6)
+    np.testing.assert_allclose(result.similarities, s, atol=3e-6)
     assert pytest.approx(np.percentile(s, 95), abs=1e-6) == result.R
     assert (result.n_generated, result.n_training) == (N_COPIES + N_OTHERS, N_TRAINING)
-    assert (result.descriptor, result.preset) == ("embedded", "embedded-v1")
+    assert (result.descriptor, result.preset) == ("embedded", "embedded-v2")
     assert result.R_ci[0] <= result.R <= result.R_ci[1]
 
     by_name = {m["generated"]: m for m in result.matches}
@@ -88,7 +88,7 @@ def test_score_of_two_folders_equals_the_full_matrix(folders, tiles, copies):
     assert result.background.percentiles["95"] < 0.9 < result.R
     assert result.R_background_percentile == pytest.approx(100 * np.mean(result.background.similarities <= result.R))
     assert result.held_out_left_out.n == 0
-    np.testing.assert_allclose(result.held_out.similarities, result.similarities[N_COPIES:], atol=1e-6)
+    np.testing.assert_allclose(result.held_out.similarities, result.similarities[N_COPIES:], atol=3e-6)
     assert result.held_out.R < result.R
     assert result.held_out.R_ci is None
     assert "80 generated images" in result.held_out.R_ci_reason
@@ -259,7 +259,7 @@ def test_score_of_two_tables_reads_embedded_and_referenced_images(tables, tiles,
     expected = brute_force(
         [c for i, c in enumerate(copies) if i != 3], [t for i, t in enumerate(tiles[:N_TRAINING]) if i != 7]
     )[0]
-    np.testing.assert_allclose(result.similarities, expected, atol=1e-6)
+    np.testing.assert_allclose(result.similarities, expected, atol=3e-6)
 
 
 def test_a_table_gives_the_bytes_and_facts_of_single_images(tables, tiles, copies):

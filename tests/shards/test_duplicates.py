@@ -16,6 +16,7 @@ from raysys.shards.duplicates import DuplicatesConfig, find_clusters
 from raysys.similarity import make_descriptor
 from raysys.similarity.descriptors import StatedFacts
 from raysys.similarity.thresholds import NO_CLAIM
+from raysys.similarity.verify import VERIFIED, Prepared, verification_score
 
 
 def sample(i: int, sample_id: str | None = None, side: int = 64, license: str = "CC0-1.0") -> dict:
@@ -66,13 +67,13 @@ def test_clusters_equal_the_naive_reference(block_rows, flip, tmp_path):
     ids = [f"hash-{i % 170}" for i in range(200)]
     features[170:] = features[:30]  # equal bytes have equal descriptors
     signs = np.array([1, 1, 1, 1, -1, -1], np.float32)
-    mirror = (lambda x: x * signs) if flip else None
+    views = (lambda x: np.stack([x, x * signs], 1)) if flip else None
     rows = [sample(i, ids[i], side=int(rng.choice([32, 64, 128]))) for i in range(200)]
     config = DuplicatesConfig(threshold=0.9, block_rows=block_rows)
     mapped = np.memmap(tmp_path / "features", np.float32, "w+", shape=features.shape)
     mapped[:] = features
-    found = find_clusters(rows, mapped, config, mirror)
-    expected = naive_representatives(rows, features, 0.9, None if mirror is None else mirror(features))
+    found = find_clusters(rows, mapped, config, views)
+    expected = naive_representatives(rows, features, 0.9, features * signs if flip else None)
     assert [r["representative"] for r in found] == expected
     assert len({r["representative"] for r in found}) < 100
     for row in found:
@@ -110,7 +111,14 @@ def test_exact_and_near_duplicates_of_scenes_are_found_merged_and_nothing_else()
     ]
     descriptor = make_descriptor()
     features = descriptor(pixels)
-    found = find_clusters(rows, features, DuplicatesConfig().of_descriptor(descriptor), descriptor.mirrored)
+    prepared = {row["row_id"]: Prepared(image) for row, image in zip(rows, pixels, strict=True)}
+    config = DuplicatesConfig().of_descriptor(descriptor)
+    assert config.verify
+
+    def same(a: str, b: str, similarity: float) -> bool:
+        return verification_score(prepared[a], prepared[b], similarity) >= VERIFIED
+
+    found = find_clusters(rows, features, config, descriptor.views, same)
     DUPLICATES.table(found)  # the rows fit the schema
     clusters = {frozenset(s["row_id"] for s in r["sources"]) for r in found if r["cluster_size"] > 1}
     names = [r["row_id"] for r in rows]
@@ -140,13 +148,13 @@ def test_near_can_be_switched_off_and_mirrors_too():
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     rows = [sample(i, "same" if i in (0, 3) else None) for i in range(4)]
 
-    def kinds(mirror=lambda x: x[:, ::-1], **changes):
+    def kinds(views=lambda x: np.stack([x, x[:, ::-1]], 1), **changes):
         config = DuplicatesConfig(threshold=0.92, **changes)
-        return [r["kind"] for r in find_clusters(rows, features, config, mirror)]
+        return [r["kind"] for r in find_clusters(rows, features, config, views)]
 
     assert kinds() == ["exact", "near", "near", "exact"]
-    assert kinds(mirrored=False) == ["exact", "near", "unique", "exact"]
-    assert kinds(mirror=None) == ["exact", "near", "unique", "exact"]
+    assert kinds(orientations=False) == ["exact", "near", "unique", "exact"]
+    assert kinds(views=None) == ["exact", "near", "unique", "exact"]
     assert kinds(near=False) == ["exact", "unique", "unique", "exact"]
 
 

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
+from raysys.errors import InputError
 from raysys.outcomes import error, kept, rejected
 from raysys.rows import DUPLICATES, FEATURES, SAMPLES
 from raysys.scenes.drawing import draw
 from raysys.scenes.planted import NEAR_KINDS, near_duplicate
 from raysys.scenes.scene import sample_scene
+from raysys.shards.decode import DecodeConfig
 from raysys.shards.duplicates import DuplicatesConfig, find_clusters
 from raysys.shards.duplicates_table import write_duplicates
+from raysys.shards.same_picture import SamePicture
 from raysys.similarity import make_descriptor
 from raysys.tables import InputPart, TableView, commit_part, open_output, open_table
+from tests.support.photos import photo_tiles, png_bytes
 
 DESCRIPTOR = make_descriptor()
 
@@ -29,12 +34,13 @@ def scenes() -> list[np.ndarray]:
 
 def sample(i: int, pixels: np.ndarray, license: str = "CC-BY-4.0", fate: dict | None = None) -> dict:
     size = {"width": pixels.shape[1], "height": pixels.shape[0]} if fate is None else {}
-    sample_id = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return {"row_id": f"a.tar/{i:02}", "sample_id": sample_id, "license": license} | size | (fate or kept())
+    image = png_bytes(pixels)
+    identity = {"row_id": f"a.tar/{i:02}", "sample_id": hashlib.sha256(image).hexdigest(), "image": image}
+    return identity | {"license": license} | size | (fate or kept())
 
 
 def write(path: Path, row_type, rows: list[dict], parts: list[InputPart], chunk_rows: int) -> TableView:
-    output = open_output(str(path), row_type, "embedded-v1", {"v": 1}, parts, chunk_rows)
+    output = open_output(str(path), row_type, "embedded-v2", {"v": 1}, parts, chunk_rows)
     for chunk in output.chunks:
         commit_part(output.folder, chunk.file, row_type.table(rows[chunk.start : chunk.stop]))
     return open_table(str(path))
@@ -48,13 +54,13 @@ def clusters_of(path: Path, images: list[np.ndarray], rows: list[dict], **settin
         for row, features in zip(rows, DESCRIPTOR(images), strict=True)
     ]
     features = path / "features"
-    output = open_output(str(features), FEATURES, "embedded-v1", {}, samples.inputs(), 3)
+    output = open_output(str(features), FEATURES, "embedded-v2", {}, samples.inputs(), 3)
     for chunk in output.chunks:
         start = 8 * [part.name for part in samples.parts].index(chunk.part.name)
         part = described[start + chunk.start : start + chunk.stop]
         commit_part(output.folder, chunk.file, FEATURES.table(part))
     config = DuplicatesConfig(**settings).of_descriptor(DESCRIPTOR)
-    counts = write_duplicates(str(path / "duplicates"), samples, open_table(str(features)), config, DESCRIPTOR.mirrored)
+    counts = write_duplicates(str(path / "duplicates"), samples, open_table(str(features)), config, DESCRIPTOR.views)
     view = open_table(str(path / "duplicates"), DUPLICATES)
     found = [row for table in view.rows(outcome=None) for row in table.to_pylist()]
     assert counts.as_dict() == view.counts().as_dict()
@@ -71,7 +77,8 @@ def test_the_table_holds_the_clusters_of_the_rows(tmp_path, scenes):
         [rows[i] | {"url": None} for i in keep],
         DESCRIPTOR([images[i] for i in keep]),
         DuplicatesConfig().of_descriptor(DESCRIPTOR),
-        DESCRIPTOR.mirrored,
+        DESCRIPTOR.views,
+        SamePicture(open_table(str(tmp_path / "samples")), DecodeConfig()),
     )
     assert found == DUPLICATES.table(expected).to_pylist()
     assert sum(row["outcome"] == "kept" for row in found) == 19
@@ -131,7 +138,7 @@ def test_what_could_not_be_described_keeps_its_fate(tmp_path, scenes):
     described[1] |= {"features": None, **error("read", "FileNotFoundError", "gone")}
     features = write(tmp_path / "features", FEATURES, described[:3], samples.inputs(), 4)
     config = DuplicatesConfig().of_descriptor(DESCRIPTOR)
-    write_duplicates(str(tmp_path / "duplicates"), samples, features, config, DESCRIPTOR.mirrored)
+    write_duplicates(str(tmp_path / "duplicates"), samples, features, config, DESCRIPTOR.views)
     found = [row for table in open_table(str(tmp_path / "duplicates")).rows(outcome=None) for row in table.to_pylist()]
     assert [(row["outcome"], row["reason"]) for row in found] == [
         ("kept", None),
@@ -139,3 +146,31 @@ def test_what_could_not_be_described_keeps_its_fate(tmp_path, scenes):
         ("kept", None),
         ("rejected", "not_described"),
     ]
+
+
+def test_blurred_photographs_are_not_merged_and_their_copies_are(tmp_path):
+    """Every tenth tile is blurred, as a background out of focus is; four tiles have an altered copy."""
+    tiles = photo_tiles(96)[::3][:120]
+    images = [
+        np.asarray(Image.fromarray(tile).filter(ImageFilter.GaussianBlur(10))) if i % 10 == 0 else tile
+        for i, tile in enumerate(tiles)
+    ]
+    copied = {
+        17: np.rot90(images[17]),
+        33: images[33][:, ::-1],
+        48: images[48][:88, :88],
+        95: images[95][10:-10, 10:-10],
+    }
+    images += [np.ascontiguousarray(copy) for copy in copied.values()]
+    rows = [sample(i, image) | {"row_id": f"a.tar/{i:03}"} for i, image in enumerate(images)]
+    found = {row["row_id"]: row for row in clusters_of(tmp_path, images, rows)}
+    merged = {name: row["reason"] for name, row in found.items() if row["outcome"] != "kept"}
+    assert merged == {f"a.tar/{len(tiles) + k}": f"duplicate_of:a.tar/{i:03}" for k, i in enumerate(copied)}
+
+
+def test_an_image_that_cannot_be_read_again_stops_with_its_name(tmp_path, scenes):
+    images = [scenes[0], near_duplicate(scenes[0], "brighter")]
+    rows = [sample(i, image) for i, image in enumerate(images)]
+    rows[1] |= {"image": None, "shard": str(tmp_path / "gone.tar"), "member": "b.png", "offset": 0, "length": 9}
+    with pytest.raises(InputError, match=r"the image of a\.tar/01 cannot be read again: FileNotFoundError"):
+        clusters_of(tmp_path, images, rows)

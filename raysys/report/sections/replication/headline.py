@@ -131,8 +131,20 @@ def replication_headline(result: ReplicationResult) -> Headline:
             f" For {result.R_background_percentile:.1f} % of the training images, the similarity to the nearest other "
             "training image is not higher than R."
         )
-    numbers = f"R {number(result.R)}" + (f" ({interval(result.R_ci)})" if result.R_ci else "")
-    return Headline(verdict, numbers, explanation, tuple(_missing_interval("the generated images", result)))
+    numbers = _with_interval("R", result)
+    warnings = _missing_interval("the generated images", result)
+    if result.held_out is not None:
+        numbers += "; " + _with_interval("real held-out images", result.held_out)
+    else:
+        warnings.append(
+            "Without held-out images, R has no level to compare it with: R of smooth pictures is high by chance. Give "
+            "real images that were not trained on (--held-out)."
+        )
+    return Headline(verdict, numbers, explanation, tuple(warnings))
+
+
+def _with_interval(name: str, result: ReplicationResult) -> str:
+    return f"{name} {number(result.R)}" + (f" ({interval(result.R_ci)})" if result.R_ci else "")
 
 
 def limits(data: ReplicationData) -> Sequence[str]:
