@@ -24,8 +24,8 @@ SMALL_CORE_SECONDS = 10.0
 def is_small(runs: Sequence[TableRun]) -> bool:
     """Whether jobs for which no address was given run faster in this process; if so, prints that they do.
 
-    They are small if no cluster is given or connected, no stage loads a model, and the estimates of the pending work
-    add up to at most SMALL_CORE_SECONDS.
+    They are small if no cluster is given or connected, all have an estimate of their work (stages that load a model
+    have none), and what is pending adds up to at most SMALL_CORE_SECONDS.
     """
     connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     estimates = [_pending_core_seconds(run) for run in runs]
@@ -40,7 +40,7 @@ def is_small(runs: Sequence[TableRun]) -> bool:
 
 def _pending_core_seconds(run: TableRun) -> float | None:
     total, items = run.job.core_seconds, sum(c.stop - c.start for c in run.output.chunks)
-    if total is None or run.job.stage.heavy:
+    if total is None:
         return None
     return total * sum(c.stop - c.start for c in run.chunks()) / max(1, items)
 
