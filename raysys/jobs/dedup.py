@@ -20,6 +20,7 @@ from raysys.shards.duplicates import DuplicatesConfig
 from raysys.shards.duplicates_summary import summarize
 from raysys.shards.duplicates_table import write_duplicates
 from raysys.similarity import DescriptorConfig, descriptor_facts
+from raysys.similarity.verify import METHOD
 from raysys.tables.read import open_table, version_of
 from raysys.tables.results import FolderPlan, Plan, Summary
 
@@ -59,6 +60,7 @@ def run(config: JobConfig, options: RunOptions) -> Plan | Summary:
         "samples": samples.identity,
         **stated(descriptor),
         "duplicates": duplicates.identity(),
+        "verification": METHOD if duplicates.verify else None,
         # One new image can change any cluster, so all are recomputed if one part has changed.
         "contents": version_of(samples, features),
     }

@@ -50,9 +50,8 @@ class DuplicatesConfig(Config):
     verify: bool | None = Field(
         None,
         description="near-duplicates must also agree in their pixels; null = if the descriptor needs it: true for "
-        "embedded. Measured on 2,700 altered copies of tiles of photographs among 458 others: 83 % find their "
-        "original; 0.0 % match a tile of another photograph, 3.4 % one of the same photograph (wallpaper, windows that "
-        "repeat)",
+        "embedded. Measured on 2,700 altered copies of tiles of photographs, among 458 others: 83 % find their "
+        "original; 0.0 % match a tile of another photograph, 3.4 % one of their own (wallpaper, windows that repeat)",
     )
     candidates: int = Field(
         8, ge=1, le=100, description="with verify: the most similar representatives whose pixels are compared"

@@ -27,6 +27,8 @@ import numpy as np
 
 from raysys.similarity.images import ImageLike, as_pil
 
+METHOD = "sift-cells-v1"
+"""Part of the identity of what was verified: a change of any constant below must change it."""
 VERIFIED = 1.0
 """Score from which two images show the same picture, or a part of it."""
 SIDE = 128

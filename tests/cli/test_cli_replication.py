@@ -84,6 +84,19 @@ def test_the_command_gives_what_the_function_gives(folders: Path, capsys) -> Non
     assert (data["R"], data["matches"]) == (result.R, json.loads(json.dumps(result.matches)))
 
 
+def test_the_held_out_level_stands_beside_r(folders: Path, capsys) -> None:
+    sides = str(folders / "generated"), str(folders / "training")
+    held_out = score(*sides, held_out=folders / "held out").held_out
+    assert run_cli(*sides, "--held-out", str(folders / "held out")) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.startswith(("R 0", "R 1")))
+    assert line.endswith(f"; real held-out images {held_out.R:.3f}")
+    assert "high by chance" not in out
+    assert run_cli(*sides) == 0
+    out = capsys.readouterr().out
+    assert "R of smooth pictures is high by chance. Give real images that were not trained on (--held-out)." in out
+
+
 def test_progress_ends_well_when_batches_fit_exactly(folders: Path, capsys) -> None:
     with terminal_progress() as progress:
         score(
