@@ -75,7 +75,7 @@ def make_text_embedder(place: str, device: str = AUTO) -> TextEmbedder:
     if place == WORDS:
         return embed_words
     with naming_damaged_files(folder := _folder(place)):
-        return _clip_embedder(folder, device)
+        return _clip_embedder(place, folder, device)
 
 
 def text_embedder_identity(place: str | None) -> str | None:
@@ -105,7 +105,7 @@ def _folder(place: str) -> Path:
     return folder
 
 
-def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
+def _clip_embedder(place: str, folder: Path, device: str) -> TextEmbedder:
     """Texts longer than the model's context are truncated."""
     # Imported here, because `words` does not need them.
     import torch
@@ -116,7 +116,7 @@ def _clip_embedder(folder: Path, device: str) -> TextEmbedder:
         with BUILDING:
             model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{folder} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
+        raise InputError(f"{place} is not a CLIP folder: {str(exc).splitlines()[0]}", "give one, or zoo:clip") from exc
     model = ready(model, device)
     length = model.config.text_config.max_position_embeddings
 

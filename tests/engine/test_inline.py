@@ -186,8 +186,8 @@ def test_what_needs_ray_says_so() -> None:
     assert dataclasses.asdict(inline(limit=3)) == dataclasses.asdict(inline()) | {"limit": 3}
 
 
-def small(folder: Path, core_seconds: float | None = 1.0, heavy: bool = False) -> TableRun:
-    run = a_run(folder, numbers(heavy))
+def small(folder: Path, core_seconds: float | None) -> TableRun:
+    run = a_run(folder, numbers(False))
     return dataclasses.replace(run, job=dataclasses.replace(run.job, core_seconds=core_seconds))
 
 
@@ -198,8 +198,7 @@ def test_a_small_job_needs_no_ray_unless_a_cluster_is_there(tmp_path: Path, monk
     assert is_small([run])
     assert "toy: a small job, run in this process without Ray (--address local starts one)" in capsys.readouterr().err
     assert not is_small([run, run]), "together they are not small"
-    assert not is_small([small(tmp_path / "t", core_seconds=None)]), "unknown work"
-    assert not is_small([small(tmp_path / "t", heavy=True)]), "a model may need the memory of another node"
+    assert not is_small([small(tmp_path / "t", core_seconds=None)]), "unknown work, or a model that takes memory"
     with monkeypatch.context() as connected:
         connected.setitem(sys.modules, "ray", types.SimpleNamespace(is_initialized=lambda: True))
         assert not is_small([run])

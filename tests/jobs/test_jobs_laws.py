@@ -48,7 +48,7 @@ def test_a_retry_is_not_stopped_by_rows_that_cannot_be_repaired(tmp_path):
     output = write(tmp_path / "t", SAMPLES, [{"row_id": "r", **kept()}])
     job = TableJob("toy", output.table.url, SAMPLES, {}, [], 1, None, Stage, (), ClusterConfig())
     counts = json.dumps(Counts(error=Counter(Boom=20)).as_dict())
-    reports = [{"counts": counts, "n_items": 20, "meters": None}]
+    reports = [{"counts": counts, "n_items": 20, "meters": None, "details": "{}"}]
     with pytest.raises(RunFailed, match="max_error_fraction"):
         drive(TableRun(job, output), 1, reports)
     drive(TableRun(job, output, only={"p.0": Redo(1, {0: ("r",)})}), 1, reports)

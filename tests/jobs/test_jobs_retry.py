@@ -74,7 +74,7 @@ def test_pictures_that_could_not_be_read_again(tmp_path):
     shard, away = tmp_path / "shards/train/00000.tar", tmp_path / "away.tar"
     os.rename(shard, away)
     dedup = tiny.command("dedup", "--address", "inline")
-    assert tiny.here(tmp_path, *dedup).returncode == 0
+    assert tiny.here(tmp_path, *dedup).returncode == 1, "nothing is kept"
     assert {r["outcome"] for r in all_rows(tmp_path / "features/samples")} == {"error"}
     listed = tiny.here(tmp_path, "failed", "features/samples", "--json").stdout.splitlines()
     assert [json.loads(line)["image_id"] for line in listed] == [r["row_id"] for r in samples]

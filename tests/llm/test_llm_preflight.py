@@ -163,7 +163,7 @@ def test_the_device_is_the_workers(models, monkeypatch):
     for there, given, expected in ((True, {}, "cuda"), (False, {}, "cpu"), (True, {"device": "cpu"}, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         engine.TransformersGenerator(llm(models / "chat", transformers=given))
-        assert moved.pop() == expected
+        assert moved.pop() == torch.device(expected)
 
 
 def test_prompt_image_and_answer_must_fit_into_the_context(models):
