@@ -4,9 +4,9 @@
 
 The command as a new process, as typed (one worker runs in this process), and with `--address local` (on Ray Train) for
 comparison. The fixed cost is the wall time of the process without its steps, as metrics.jsonl records them: imports,
-starting workers, reading the set, the last checkpoint and the saved pipeline. The claim is the median of the turns, by
-CPU time of the command with its few steps, because wall time also measures the other work on the machine. The CPU time
-of `ray` leaves out Ray's own processes. Both ways must record equal losses.
+starting workers, reading the set, the last checkpoint and the saved pipeline. The claim is the median of the turns,
+by wall time and by CPU time of the command with its few steps: wall time also measures the other work on the machine.
+The CPU time of `ray` leaves out Ray's own processes. Both ways must record equal losses.
 """
 
 from __future__ import annotations
