@@ -84,13 +84,14 @@ def test_a_broken_engine_blames_only_the_row_that_breaks_it(tmp_path):
     assert rows == [{"row_id": "part0/7", "reason": "worker_died"}]
 
 
-@pytest.mark.parametrize("heavy", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.slow
+@pytest.mark.parametrize("heavy", ["false", "true"])
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
         ("load=dies", "4 processes in a row were killed while they loaded the model"),
-        pytest.param("deadly=[0,1,2,3,4,5]", "workers died 4 times in a row", marks=pytest.mark.slow),
-        pytest.param("load=raises", "RuntimeError: no room for the weights", marks=pytest.mark.slow),
+        ("deadly=[0,1,2,3,4,5]", "workers died 4 times in a row"),
+        ("load=raises", "RuntimeError: no room for the weights"),
     ],
 )
 def test_workers_that_can_never_work_end_the_run(tmp_path, heavy, trouble, said):
@@ -163,6 +164,7 @@ def test_failed_rows_and_a_poison_row_then_retry(tmp_path):
     assert open_table(str(output)).counts().n_error == 0
 
 
+@pytest.mark.slow  # test_inline.py has the same without Ray
 def test_too_many_errors_stop_the_run_while_it_runs(tmp_path):
     output = tmp_path / "table"
     failing = f"fail={list(range(30))}"

@@ -246,7 +246,10 @@ def same_weights(folder: Path, expected: Finished) -> None:
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [("local", "inline"), *(pytest.param("inline", then, marks=pytest.mark.slow) for then in ("inline", "local"))],
+    [
+        ("inline", "inline"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("local", "inline"), ("inline", "local"))),
+    ],
 )
 def test_training_terminated_resumes_bit_for_bit(tmp_path, one_thread, first, then):
     """SIGTERM leaves a checkpoint of the last step; the same command ends with the weights of an undisturbed run.
